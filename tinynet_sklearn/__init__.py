@@ -1,0 +1,79 @@
+"""Chemical-bonding-aware machine learning for materials, as a scikit-learn toolkit.
+
+The public names are loaded on first use, so that ``import tinynet_sklearn`` costs next to nothing and
+never imports TensorFlow, matplotlib or pymatgen.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from tinynet_sklearn._version import __version__
+
+if TYPE_CHECKING:
+    from tinynet_sklearn.containers import PerAtomArray
+    from tinynet_sklearn.datasets import load_batio3, load_moo3
+    from tinynet_sklearn.features import CycleMomentFeaturizer
+    from tinynet_sklearn.frames import SiteFrames
+    from tinynet_sklearn.graph import (
+        BondGraph,
+        CutoffBonds,
+        NaturalBonds,
+        NearNeighborBonds,
+        PairBonds,
+        build_bond_graph,
+    )
+    from tinynet_sklearn.persistence import load_model, save_model
+    from tinynet_sklearn.plotting import ParityDisplay
+    from tinynet_sklearn.preprocessing import PerAtom
+    from tinynet_sklearn.regressor import BPNNRegressor
+
+_ROOM_OF = {
+    "BPNNRegressor": "regressor",
+    "BondGraph": "graph",
+    "CutoffBonds": "graph",
+    "CycleMomentFeaturizer": "features",
+    "NaturalBonds": "graph",
+    "NearNeighborBonds": "graph",
+    "PairBonds": "graph",
+    "ParityDisplay": "plotting",
+    "PerAtom": "preprocessing",
+    "PerAtomArray": "containers",
+    "SiteFrames": "frames",
+    "build_bond_graph": "graph",
+    "load_batio3": "datasets",
+    "load_model": "persistence",
+    "load_moo3": "datasets",
+    "save_model": "persistence",
+}
+
+__all__ = [
+    "BPNNRegressor",
+    "BondGraph",
+    "CutoffBonds",
+    "CycleMomentFeaturizer",
+    "NaturalBonds",
+    "NearNeighborBonds",
+    "PairBonds",
+    "ParityDisplay",
+    "PerAtom",
+    "PerAtomArray",
+    "SiteFrames",
+    "__version__",
+    "build_bond_graph",
+    "load_batio3",
+    "load_model",
+    "load_moo3",
+    "save_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOM_OF:
+        value = getattr(import_module(f"tinynet_sklearn.{_ROOM_OF[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'tinynet_sklearn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,436 @@
+"""`CycleMomentFeaturizer`: structures in, the embedding L_n^(N) of every atom out."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+from ase.data import chemical_symbols
+from joblib import Parallel, delayed, effective_n_jobs
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from tinynet_sklearn import _kernels
+from tinynet_sklearn.containers import PerAtomArray
+from tinynet_sklearn.frames import ColumnSymmetry, SiteFrames
+from tinynet_sklearn.graph import BondGraph, as_bond_rule, bond_graph
+from tinynet_sklearn.paths import PathSpec, atom_paths, check_size, count_paths, hop_ball
+from tinynet_sklearn.reference import mean_structure, mismatch, overstretched_bond, rotation_from, unwrapped
+from tinynet_sklearn.sites import Sites, find_sites, lattice_rotations
+from tinynet_sklearn.structures import AtomicStructure, as_structures, raise_problems
+from tinynet_sklearn.tables import PathTable, column_layout, column_symmetry, path_table
+
+Floats = NDArray[np.floating]
+
+#: Bonded atoms closer than this (Angstrom) are the same atom written twice.
+MIN_BOND_LENGTH = 0.3
+
+#: Structures per joblib task: large enough to make the hand-over cheap, small enough to share out evenly.
+CHUNK = 32
+
+
+# auto_wrap_output_keys: a DataFrame has one row per sample, and a sample is a structure here.
+class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+    """Embedding L_n^(N) of every atom: closed walks on the bond graph and positions of neighbours.
+
+    For each atom, one entry ``exp(-sum of the bond lengths)`` per closed walk of up to ``n`` hops on the
+    bond graph - the terms of the moments of the local density of states - and the relative positions of
+    its neighbours up to ``N`` hops away (Shafir and Grinberg, arXiv:2306.08285). For small networks, the
+    *order* of the entries decides the accuracy: by default every entry stands in a slot that means the same
+    for all equivalent atoms, and coordinates are expressed in a frame attached to the site.
+
+    Parameters
+    ----------
+    n : int, default=4
+        Longest closed walk, in hops; 0 leaves the walks out.
+    N : int, default=2
+        Farthest neighbours, in hops; 0 leaves the coordinates out.
+    paths : {"all", "simple"}, default="all"
+        All closed walks, back-tracking included, or simple cycles only (no vertex twice; the 2-hop walk
+        there and back is kept), as needed where atoms have many bonds.
+    bonds : float, mapping, "natural", bond rule or pymatgen NearNeighbors, default=3.1
+        What is bonded. A float is a cutoff (Angstrom) between different species; a mapping such as
+        ``{"Ti-O": 2.7, "Ba-O": 3.6}`` has one per pair; "natural" uses ASE's covalent radii times 1.15. See
+        `CutoffBonds`, `PairBonds`, `NaturalBonds`, `NearNeighborBonds`.
+    topology : {"reference"}, default="reference"
+        One bond graph, that of ``reference``, serves all structures, which must have the same atoms in
+        the same order; only distances change. For crystals that keep their bonds.
+    reference : "mean", "first" or structure, default="mean"
+        Whose bond graph and symmetry are used: the mean of the structures passed to `fit` (least
+        disturbed by thermal motion), the first of them, or a given one.
+    neighbors : {"unique", "walks"}, default="unique"
+        Each neighbour once, at its shortest hop distance, or once per walk that leads to it.
+    duplicates : {"merge", "keep"}, default="merge"
+        Walks over the same bonds, such as a cycle and its reverse, always have equal entries: keep
+        one or all.
+    order : {"direction", "value", "depth-first"}, default="direction"
+        Order of entries: "direction", slots that mean the same for equivalent atoms, ordered by
+        species and direction in the reference; "value", walks by value inside each species sequence,
+        neighbours by distance inside each species, per frame (invariant under any renumbering);
+        "depth-first", as published: walks by value inside each length, neighbours as a depth-first search
+        by atom number meets them.
+    frame : {"site", "lab"}, default="site"
+        Coordinates in a frame attached to the site, which turns with the crystal and is the same for all
+        atoms that a rotation of the lattice makes equivalent, or in the lab frame. "site" needs
+        ``order="direction"``.
+    aggregate : {"sum"} or None, default=None
+        "sum" replaces the list of walks by their sums per length and species sequence, both directions
+        counted: summed over sequences, the diagonal of H^m with H_ij = exp(-d_ij) on bonds.
+    odd_walks : bool, default=True
+        Count walks of odd length, too. They exist only where a ring of bonds has odd length.
+    species_columns : bool, default=False
+        Put the atomic number before each neighbour's coordinates and append that of the atom itself.
+    site_tolerance : float, default=0.6
+        Largest distance (Angstrom) between corresponding neighbours of equivalent atoms in the reference.
+    n_jobs : int or None, default=None
+        Threads of `transform`, as in joblib. The result does not depend on it.
+    dtype : {"float64", "float32"}, default="float64"
+        Type of the features.
+
+    Attributes
+    ----------
+    reference_ : AtomicStructure
+        Structure behind the bond graph.
+    table_ : PathTable
+        Index tables; ``table_.graph`` is the bond graph, ``table_.layout`` says what stands where.
+    sites_ : Sites
+        Classes of equivalent atoms.
+    symmetry_ : ColumnSymmetry or None
+        How the site groups act on the columns; None with ``frame="lab"``.
+    n_features_out_ : int
+        Length of the vectors.
+
+    Notes
+    -----
+    ``N=0`` leaves only scalars, which cannot predict a vector: it is for densities of states, not for forces.
+    Entries are in units of 1, coordinates in Angstrom. Shorter lists are padded with zeros.
+
+    Examples
+    --------
+    >>> from ase.build import bulk
+    >>> from tinynet_sklearn import CycleMomentFeaturizer
+    >>> crystal = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
+    >>> features = CycleMomentFeaturizer(n=4, N=1).fit_transform([crystal])
+    >>> features.shape, features[0].shape
+    ((1, 75), (8, 75))
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "n": [Interval(Integral, 0, None, closed="left")],
+        "N": [Interval(Integral, 0, None, closed="left")],
+        "paths": [StrOptions({"all", "simple"})],
+        "bonds": "no_validation",  # checked by as_bond_rule
+        "topology": [StrOptions({"reference"})],
+        "reference": "no_validation",  # checked by as_structures
+        "neighbors": [StrOptions({"unique", "walks"})],
+        "duplicates": [StrOptions({"merge", "keep"})],
+        "order": [StrOptions({"direction", "value", "depth-first"})],
+        "frame": [StrOptions({"site", "lab"})],
+        "aggregate": [StrOptions({"sum"}), None],
+        "odd_walks": ["boolean"],
+        "species_columns": ["boolean"],
+        "site_tolerance": [Interval(Real, 0, None, closed="neither")],
+        "n_jobs": [Integral, None],
+        "dtype": [StrOptions({"float64", "float32"})],
+    }
+
+    def __init__(
+        self,
+        n: int = 4,
+        N: int = 2,
+        paths: str = "all",
+        bonds: Any = 3.1,
+        *,
+        topology: str = "reference",
+        reference: Any = "mean",
+        neighbors: str = "unique",
+        duplicates: str = "merge",
+        order: str = "direction",
+        frame: str = "site",
+        aggregate: str | None = None,
+        odd_walks: bool = True,
+        species_columns: bool = False,
+        site_tolerance: float = 0.6,
+        n_jobs: int | None = None,
+        dtype: str = "float64",
+    ) -> None:
+        self.n = n
+        self.N = N
+        self.paths = paths
+        self.bonds = bonds
+        self.topology = topology
+        self.reference = reference
+        self.neighbors = neighbors
+        self.duplicates = duplicates
+        self.order = order
+        self.frame = frame
+        self.aggregate = aggregate
+        self.odd_walks = odd_walks
+        self.species_columns = species_columns
+        self.site_tolerance = site_tolerance
+        self.n_jobs = n_jobs
+        self.dtype = dtype
+
+    @classmethod
+    def published(cls, n: int = 4, N: int = 2, paths: str = "all", **others: Any) -> "CycleMomentFeaturizer":
+        """Return a featurizer with the published conventions (arXiv:2306.08285 and its script).
+
+        Bonds below 3.1 Angstrom between different species; graph of the first structure; walks of even
+        length, both directions, sorted by value; neighbours once per walk in depth-first order, each with its
+        atomic number, in the lab frame; own atomic number appended.
+
+        Parameters
+        ----------
+        n, N, paths
+            As in the class.
+        **others
+            Any other parameter, to depart from the conventions one by one.
+        """
+        conventions: dict[str, Any] = {
+            "bonds": 3.1,
+            "topology": "reference",
+            "reference": "first",
+            "neighbors": "walks",
+            "duplicates": "keep",
+            "order": "depth-first",
+            "frame": "lab",
+            "odd_walks": False,
+            "species_columns": True,
+        }
+        return cls(n=n, N=N, paths=paths, **{**conventions, **others})
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Sequence[Any], y: Any = None) -> "CycleMomentFeaturizer":
+        """Build the bond graph and the index tables.
+
+        Parameters
+        ----------
+        X : list of ase.Atoms or pymatgen Structure
+        y : ignored
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If structures cannot be used or differ from the reference, if an atom has no bonds, or if the
+            vectors would not fit in memory.
+        TypeError
+            If X is not a list of structures.
+        """
+        if self.frame == "site" and self.order != "direction":
+            raise ValueError(
+                f"frame='site' needs order='direction', got order={self.order!r}: sorted entries have no "
+                "site. Use frame='lab'."
+            )
+        structures = as_structures(X)
+        self.reference_ = self._reference(structures)
+        graph = bond_graph(self.reference_, as_bond_rule(self.bonds))
+        _check_bonds(graph, self.reference_, self.bonds)
+        spec = self._spec()
+        counts = count_paths(graph, spec)
+        check_size(counts, spec)
+        if self.n % 2 and not (self.n in counts.walks and counts.walks[self.n].any()):
+            warnings.warn(
+                f"n={self.n} adds nothing to n={self.n - 1}: no atom has a closed walk of {self.n} hops "
+                "on this bond graph. Odd walks need rings of bonds of odd length.",
+                UserWarning,
+                stacklevel=2,
+            )
+        balls = [hop_ball(graph, atom, max(spec.radius, 1)) for atom in range(graph.n_atoms)]
+        rotations = np.eye(3)[None]
+        if self.frame == "site":
+            rotations = lattice_rotations(self.reference_)
+        self.sites_: Sites = find_sites(self.reference_, balls, rotations, self.site_tolerance)
+        ranks = [np.arange(len(ball)) for ball in balls] if self.order == "depth-first" else self.sites_.ranks
+        paths = [atom_paths(ball, spec, rank) for ball, rank in zip(balls, ranks, strict=True)]
+        layout = column_layout(paths, spec)
+        self.table_: PathTable = path_table(graph, paths, spec, layout)
+        self.symmetry_: ColumnSymmetry | None = None
+        if self.frame == "site":
+            self.symmetry_ = column_symmetry(self.sites_, paths, spec, layout)
+        self.n_features_out_ = layout.n_columns
+        return self
+
+    def transform(self, X: Sequence[Any]) -> PerAtomArray:
+        """Compute the vectors of all atoms.
+
+        Parameters
+        ----------
+        X : list of ase.Atoms or pymatgen Structure
+
+        Returns
+        -------
+        PerAtomArray
+            One row per atom, ``n_features_out_`` columns; carries the site frames with ``frame="site"``.
+
+        Raises
+        ------
+        ValueError
+            If structures do not fit the reference's topology; all of them are named.
+        """
+        check_is_fitted(self)
+        structures = as_structures(X)
+        problems = [
+            f"structure {k}: {problem}; fit on structures of one crystal, or one featurizer per crystal."
+            for k, structure in enumerate(structures)
+            if (problem := mismatch(structure, self.reference_)) is not None
+        ]
+        raise_problems("X has structures that do not share the reference's atoms", problems)
+        n_atoms = len(self.reference_)
+        values = self._allocate(len(structures) * n_atoms)
+        turns = np.empty((len(structures), 3, 3))
+        chunks = [slice(start, start + CHUNK) for start in range(0, len(structures), CHUNK)]
+        parallel = Parallel(
+            n_jobs=min(effective_n_jobs(self.n_jobs), len(chunks)), prefer="threads", return_as="generator"
+        )
+        done = parallel(delayed(self._chunk)(structures[chunk], chunk.start) for chunk in chunks)
+        for chunk, (rows, rotations, found) in zip(chunks, done, strict=True):
+            values[chunk.start * n_atoms : chunk.start * n_atoms + len(rows)] = rows
+            turns[chunk] = rotations
+            problems += found
+        raise_problems("X has structures that do not share the reference's bonds", problems)
+        return PerAtomArray(
+            values,
+            np.arange(len(structures) + 1) * n_atoms,
+            np.tile(self.reference_.numbers, len(structures)),
+            self._frames(turns),
+        )
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """Readable names of the columns, such as ``L4[Ti-O-Ba-O#3]`` or ``N2[Ti:Ba#0].x``.
+
+        A column that serves centres of several species is named for each of them, separated by ``|``.
+
+        Parameters
+        ----------
+        input_features : ignored
+
+        Returns
+        -------
+        ndarray of str objects, shape (n_features_out_,)
+        """
+        check_is_fitted(self)
+        return np.asarray(self.table_.layout.names(), dtype=object)
+
+    def _spec(self) -> PathSpec:
+        return PathSpec(
+            n=int(self.n),
+            N=int(self.N),
+            simple=self.paths == "simple",
+            merge=self.duplicates == "merge",
+            unique_neighbors=self.neighbors == "unique",
+            odd_walks=bool(self.odd_walks),
+            sum_walks=self.aggregate == "sum",
+            by_class=self.order != "depth-first",
+            sort_by_value=self.order != "direction" and self.aggregate is None,
+            sort_neighbors=self.order == "value",
+            neighbor_species=bool(self.species_columns),
+            own_species=bool(self.species_columns),
+        )
+
+    def _reference(self, structures: list[AtomicStructure]) -> AtomicStructure:
+        if not isinstance(self.reference, str):
+            (reference,) = as_structures([self.reference])
+        elif self.reference in ("mean", "first"):
+            reference = structures[0]
+        else:
+            raise ValueError(
+                f"reference must be 'mean', 'first' or a structure, got {self.reference!r}; "
+                "read a file with ase.io.read first."
+            )
+        problems = [
+            f"structure {k}: {problem}; fit on structures of one crystal, or one featurizer per crystal."
+            for k, structure in enumerate(structures)
+            if (problem := mismatch(structure, reference)) is not None
+        ]
+        raise_problems("X has structures that do not share the reference's atoms", problems)
+        wants_mean = isinstance(self.reference, str) and self.reference == "mean"
+        return mean_structure(structures) if wants_mean else reference
+
+    def _allocate(self, n_rows: int) -> Floats:
+        itemsize = np.dtype(self.dtype).itemsize
+        needed = n_rows * self.n_features_out_ * itemsize
+        available = _physical_memory()
+        if needed > available:
+            raise MemoryError(
+                f"{n_rows} atoms times {self.n_features_out_} features need {needed / 2**30:.1f} GiB, this "
+                f"machine has {available / 2**30:.1f}; use fewer structures at a time, dtype='float32', or a "
+                "smaller n or N."
+            )
+        return np.empty((n_rows, self.n_features_out_), dtype=self.dtype)
+
+    def _chunk(
+        self, structures: list[AtomicStructure], start: int
+    ) -> tuple[Floats, NDArray[np.float64], list[str]]:
+        """Rows, rotations against the reference, and problems of some structures."""
+        n_atoms = len(self.reference_)
+        graph = self.table_.graph
+        rows = np.zeros((len(structures) * n_atoms, self.n_features_out_), dtype=self.dtype)
+        turns = np.empty((len(structures), 3, 3))
+        problems = []
+        relaxed = _lengths(graph, self.reference_.positions, self.reference_.cell)
+        for k, structure in enumerate(structures):
+            positions = unwrapped(structure, self.reference_)
+            turns[k] = rotation_from(self.reference_, structure, positions)
+            overlong = overstretched_bond(_lengths(graph, positions, structure.cell), relaxed, graph)
+            if overlong is not None:
+                first, last, length, usual = overlong
+                problems.append(
+                    f"structure {start + k}: the bond between atoms {first} and {last} is {length:.2f} "
+                    f"Angstrom, in the reference {usual:.2f}; fit on structures that keep their bonds and the "
+                    "order of their atoms."
+                )
+                continue
+            frames = np.broadcast_to(np.eye(3), (n_atoms, 3, 3))
+            if self.frame == "site":
+                frames = self.sites_.rotations @ turns[k].T
+            self.table_.entries(positions, structure.cell, frames, rows[k * n_atoms : (k + 1) * n_atoms])
+        return rows, turns, problems
+
+    def _frames(self, turns: NDArray[np.float64]) -> SiteFrames | None:
+        if self.frame != "site":
+            return None
+        rotations = self.sites_.rotations[None] @ turns.transpose(0, 2, 1)[:, None]
+        return SiteFrames(
+            rotations.reshape(-1, 3, 3), np.tile(self.sites_.classes, len(turns)), self.symmetry_
+        )
+
+
+def _lengths(
+    graph: BondGraph, positions: NDArray[np.float64], cell: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    lengths: NDArray[np.float64] = _kernels.bond_lengths(
+        positions, cell, graph.first, graph.last, graph.bond_shifts
+    )
+    return lengths
+
+
+def _check_bonds(graph: BondGraph, structure: AtomicStructure, bonds: Any) -> None:
+    """Refuse graphs in which two bonded atoms coincide or an atom has no bonds."""
+    lengths = _lengths(graph, structure.positions, structure.cell)
+    problems = [
+        f"atoms {graph.first[b]} and {graph.last[b]} are {lengths[b]:.2g} Angstrom apart; remove one of them."
+        for b in np.flatnonzero(lengths < MIN_BOND_LENGTH)
+    ]
+    isolated = np.flatnonzero(graph.coordination == 0)
+    if len(isolated):
+        symbol = chemical_symbols[graph.numbers[isolated[0]]]
+        problems.append(
+            f"atom {isolated[0]} ({symbol}) has no bonds ({len(isolated)} of {graph.n_atoms} atoms have "
+            "none); raise the cutoff, or bond like atoms with CutoffBonds(cutoff, heteroatomic=False)."
+        )
+    raise_problems(f"bonds={bonds!r} gives no usable bond graph of the reference structure", problems)
+
+
+def _physical_memory() -> float:
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE")) * float(os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):  # not POSIX: let NumPy find out
+        return float("inf")

@@ -1,0 +1,110 @@
+"""The reference structure of a frozen topology, and how frames are laid onto it.
+
+With ``topology="reference"`` the bond graph of one structure serves all frames. A frame fits when it has the
+same atoms in the same order and its bonds have not grown beyond recognition. Before its distances are
+taken, every atom is brought into the periodic image where the reference has it (trajectories wrap their
+atoms as they like), and the rotation of the frame against the reference is found, so that frames attached
+to sites turn with the crystal.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
+
+from tinynet_sklearn.graph import BondGraph
+from tinynet_sklearn.structures import AtomicStructure
+
+Floats = NDArray[np.float64]
+
+#: A bond that is this many times longer than in the reference says that the frame is another structure.
+MAX_STRETCH = 2.0
+
+
+def mismatch(structure: AtomicStructure, reference: AtomicStructure) -> str | None:
+    """Why a frame cannot share the reference's topology; None if it can, as far as the atoms go."""
+    if len(structure) != len(reference):
+        return f"it has {len(structure)} atoms, the reference {len(reference)}"
+    different = np.flatnonzero(structure.numbers != reference.numbers)
+    if len(different):
+        atom = different[0]
+        found, wanted = (chemical_symbols[s.numbers[atom]] for s in (structure, reference))
+        return f"atom {atom} is {found}, in the reference {wanted}"
+    if (structure.pbc != reference.pbc).any():
+        return f"pbc is {structure.pbc.tolist()}, in the reference {reference.pbc.tolist()}"
+    return None
+
+
+def unwrapped(structure: AtomicStructure, reference: AtomicStructure) -> Floats:
+    """Positions (Angstrom) with every atom in the periodic image where the reference has it.
+
+    A rigid shift of the whole content of the cell is allowed for: it is the circular mean of the
+    displacements, which does not care about the wrapping of single atoms.
+    """
+    displacement = structure.scaled_positions() - reference.scaled_positions()
+    shift = np.angle(np.exp(2j * np.pi * displacement).mean(axis=0)) / (2 * np.pi)
+    images = np.round(displacement - shift) * structure.pbc
+    return structure.positions - images @ structure.cell
+
+
+def rotation_from(reference: AtomicStructure, structure: AtomicStructure, positions: Floats) -> Floats:
+    """Rotation Q of a frame against the reference: v_frame = Q @ v_reference, shape (3, 3).
+
+    From the cells (polar decomposition of the deformation) where all directions are periodic, from the
+    atoms otherwise (Kabsch, Acta Cryst. A 32, 922 (1976)).
+
+    Parameters
+    ----------
+    reference, structure : AtomicStructure
+    positions : ndarray of shape (n_atoms, 3)
+        Of the structure, `unwrapped`.
+    """
+    if structure.pbc.all():
+        covariance = np.linalg.solve(reference.cell, structure.cell)
+        left, _, right = np.linalg.svd(covariance)
+        return (left @ right).T
+    before = reference.positions - reference.positions.mean(axis=0)
+    after = positions - positions.mean(axis=0)
+    left, _, right = np.linalg.svd(before.T @ after)
+    proper = np.diag([1.0, 1.0, np.sign(np.linalg.det(left @ right)) or 1.0])
+    return (left @ proper @ right).T
+
+
+def mean_structure(structures: Sequence[AtomicStructure]) -> AtomicStructure:
+    """Mean of frames of one crystal or molecule, laid onto the first one.
+
+    Raises
+    ------
+    ValueError
+        If a structure does not have the atoms of the first one.
+    """
+    first = structures[0]
+    offsets = np.zeros((len(first), 3))
+    cells = np.zeros((3, 3))
+    for structure in structures:
+        positions = unwrapped(structure, first)
+        rotation = rotation_from(first, structure, positions)
+        relative = (positions - positions.mean(axis=0)) @ rotation
+        offsets += relative / len(structures)
+        cells += structure.cell @ rotation / len(structures)
+    centre = first.positions.mean(axis=0)
+    return AtomicStructure(first.numbers, offsets + centre, cells, first.pbc)
+
+
+def overstretched_bond(
+    lengths: Floats, reference_lengths: Floats, graph: BondGraph
+) -> tuple[int, int, float, float] | None:
+    """The worst bond beyond `MAX_STRETCH`: its two atoms, its length, that in the reference; or None."""
+    if not len(lengths):
+        return None
+    ratio = lengths / reference_lengths
+    worst = int(ratio.argmax())
+    if ratio[worst] <= MAX_STRETCH:
+        return None
+    return (
+        int(graph.first[worst]),
+        int(graph.last[worst]),
+        float(lengths[worst]),
+        float(reference_lengths[worst]),
+    )

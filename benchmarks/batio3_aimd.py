@@ -30,7 +30,9 @@ def load(root=DEFAULT_DATA):
     for run in RUNS:
         folder = Path(root) / run
         if not folder.is_dir():
-            raise SystemExit(f"{folder} is not there; pass --data with the folder that holds {', '.join(RUNS)}.")
+            raise SystemExit(
+                f"{folder} is not there; pass --data with the folder that holds {', '.join(RUNS)}."
+            )
         kinds = (folder / "type_map.raw").read_text().split()
         symbols = [kinds[int(kind)] for kind in (folder / "type.raw").read_text().split()]
         arrays = [

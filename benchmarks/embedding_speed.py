@@ -9,6 +9,7 @@ import statistics
 import time
 
 import batio3_aimd
+
 from tinynet_sklearn import CycleMomentFeaturizer
 
 
@@ -20,8 +21,11 @@ def main():
     train, test = batio3_aimd.load(options.data)
     frames = train["structures"] + test["structures"]
     n_atoms = sum(len(frame) for frame in frames)
-    CycleMomentFeaturizer(n=2, N=1, paths="simple", bonds=batio3_aimd.BONDS).fit_transform(frames[:2])  # compile
-    print(f"{len(frames)} frames, {n_atoms} atoms; simple cycles, unique neighbours, merged reversals, site frames")
+    CycleMomentFeaturizer(n=2, N=1, paths="simple", bonds=batio3_aimd.BONDS).fit_transform(
+        frames[:2]
+    )  # compile
+    print(f"{len(frames)} frames, {n_atoms} atoms")
+    print("simple cycles, unique neighbours, merged reversals, site frames")
     print(f"{'':8s} {'columns':>8s} {'fit s':>8s} {'transform s':>12s} {'us/atom':>8s} {'peak GB':>8s}")
     for n, N in ((4, 2), (6, 4)):
         fits, transforms = [], []

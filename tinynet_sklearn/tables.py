@@ -46,17 +46,22 @@ class ColumnLayout:
 
     Attributes
     ----------
-    classes : dict of SlotClass to (int, int)
-        First column and number of slots. Classes of different centre species share columns, since a
-        row has one centre; those of one species do not.
+    blocks : tuple of (SlotClass, int, int)
+        First column and number of slots of each class. Classes of different centre species share
+        columns, since a row has one centre; those of one species do not.
     n_columns : int
         Length of the vector.
     """
 
-    classes: dict[SlotClass, tuple[int, int]]
+    blocks: tuple[tuple[SlotClass, int, int], ...]
     n_columns: int
     neighbor_width: int
     own_species: bool
+
+    @property
+    def starts(self) -> dict[SlotClass, int]:
+        """First column of each class."""
+        return {slot_class: start for slot_class, start, _ in self.blocks}
 
     def names(self) -> list[str]:
         """Readable names, one per column, e.g. ``L4[Ti-O-Ba-O#3]`` or ``N2[Ti:Ba#0].x``.
@@ -65,7 +70,7 @@ class ColumnLayout:
         """
         meanings: list[dict[str, list[str]]] = [{} for _ in range(self.n_columns)]
         axes = (["Z"] if self.neighbor_width == 4 else []) + ["x", "y", "z"]
-        for (centre, kind, hops, label), (start, n_slots) in self.classes.items():
+        for (centre, kind, hops, label), start, n_slots in self.blocks:
             symbols = "-".join(chemical_symbols[z] for z in label)
             if kind == "M":
                 meanings[start].setdefault(f"mu{hops}[{{}}]", []).append(symbols)
@@ -94,7 +99,7 @@ def column_layout(paths: Sequence[AtomPaths], spec: PathSpec) -> ColumnLayout:
     for atom in paths:
         for slot_class, members in _members(atom, spec):
             widths[slot_class] = max(widths.get(slot_class, 0), len(members))
-    classes: dict[SlotClass, tuple[int, int]] = {}
+    blocks: list[tuple[SlotClass, int, int]] = []
     column = 0
     kind = "M" if spec.sum_walks else "L"
     for block in [(kind, m) for m in spec.lengths] + [("N", h) for h in range(1, spec.N + 1)]:
@@ -103,24 +108,24 @@ def column_layout(paths: Sequence[AtomPaths], spec: PathSpec) -> ColumnLayout:
         sums = 0
         for slot_class in sorted(c for c in widths if c[1:3] == block):
             if block[0] == "M":  # few columns, each with one meaning: centres do not share them
-                classes[slot_class] = (column + sums, 1)
+                blocks.append((slot_class, column + sums, 1))
                 sums += 1
                 continue
             start = used.get(slot_class[0], 0)
-            classes[slot_class] = (column + start, widths[slot_class])
+            blocks.append((slot_class, column + start, widths[slot_class]))
             used[slot_class[0]] = start + stride * widths[slot_class]
         column += sums if block[0] == "M" else max(used.values(), default=0)
-    return ColumnLayout(classes, column + spec.own_species, spec.neighbor_width, spec.own_species)
+    return ColumnLayout(tuple(blocks), column + spec.own_species, spec.neighbor_width, spec.own_species)
 
 
 def _slots(atom: AtomPaths, spec: PathSpec, layout: ColumnLayout) -> Iterator[tuple[str, int, Ints, Ints]]:
     """Kind, hops, members and their columns (first of x, y, z for neighbours) of each class of an atom."""
+    starts = layout.starts
     for slot_class, members in _members(atom, spec):
         _, kind, hops, _ = slot_class
-        start, _ = layout.classes[slot_class]
         stride = {"L": 1, "N": layout.neighbor_width, "M": 0}[kind]
         skip = layout.neighbor_width - 3 if kind == "N" else 0
-        yield kind, hops, members, start + skip + stride * np.arange(len(members))
+        yield kind, hops, members, starts[slot_class] + skip + stride * np.arange(len(members))
 
 
 def _members(atom: AtomPaths, spec: PathSpec) -> Iterator[tuple[SlotClass, Ints]]:

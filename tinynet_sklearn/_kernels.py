@@ -57,10 +57,11 @@ def _grown(array, size):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def hop_ball(centre, radius, offsets, targets, shifts, bond_ids):  # type: ignore[no-untyped-def]
+def hop_ball(centre, radius, max_vertices, offsets, targets, shifts, bond_ids):  # type: ignore[no-untyped-def]
     """All vertices up to ``radius`` hops from atom ``centre`` of cell (0, 0, 0), and their edges.
 
-    Returns the ball arrays of the module's table.
+    Returns the ball arrays of the module's table, and the radius reached: where there would be more than
+    ``max_vertices``, only complete shells are kept.
     """
     capacity = 64
     atoms = np.empty(capacity, np.int64)
@@ -78,6 +79,9 @@ def hop_ball(centre, radius, offsets, targets, shifts, bond_ids):  # type: ignor
             slot = _find_vertex(targets[b], sx, sy, sz, table, atoms, cells)
             if table[slot] >= 0:
                 continue
+            if n == max_vertices:
+                radius = hops[v]
+                break
             if n == capacity:
                 capacity *= 2
                 atoms, cells, hops = _grown(atoms, capacity), _grown(cells, capacity), _grown(hops, capacity)
@@ -91,6 +95,8 @@ def hop_ball(centre, radius, offsets, targets, shifts, bond_ids):  # type: ignor
             cells[n, 0], cells[n, 1], cells[n, 2] = sx, sy, sz
             n += 1
         v += 1
+    while hops[n - 1] > radius:
+        n -= 1
     n_possible = 0
     for v in range(n):
         n_possible += offsets[atoms[v] + 1] - offsets[atoms[v]]
@@ -102,11 +108,11 @@ def hop_ball(centre, radius, offsets, targets, shifts, bond_ids):  # type: ignor
         for b in range(offsets[atoms[v]], offsets[atoms[v] + 1]):
             sx, sy, sz = cells[v, 0] + shifts[b, 0], cells[v, 1] + shifts[b, 1], cells[v, 2] + shifts[b, 2]
             other = table[_find_vertex(targets[b], sx, sy, sz, table, atoms, cells)]
-            if other >= 0:
+            if 0 <= other < n:
                 edge_targets[m], edge_bonds[m] = other, bond_ids[b]
                 m += 1
         edge_offsets[v + 1] = m
-    return atoms[:n], cells[:n], hops[:n], edge_offsets, edge_targets[:m], edge_bonds[:m]
+    return atoms[:n], cells[:n], hops[:n], edge_offsets, edge_targets[:m], edge_bonds[:m], radius
 
 
 @kernel

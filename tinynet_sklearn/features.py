@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from tinynet_sklearn import _kernels
 from tinynet_sklearn.containers import PerAtomArray
 from tinynet_sklearn.frames import ColumnSymmetry, SiteFrames
-from tinynet_sklearn.graph import BondGraph, as_bond_rule, bond_graph
+from tinynet_sklearn.graph import BondGraph, CutoffBonds, as_bond_rule, bond_graph
 from tinynet_sklearn.paths import PathSpec, atom_paths, check_size, count_paths, hop_ball
 from tinynet_sklearn.reference import mean_structure, mismatch, overstretched_bond, rotation_from, unwrapped
 from tinynet_sklearn.sites import Sites, find_sites, lattice_rotations
@@ -26,7 +26,7 @@ from tinynet_sklearn.tables import PathTable, column_layout, column_symmetry, pa
 
 Floats = NDArray[np.floating]
 
-#: Bonded atoms closer than this (Angstrom) are the same atom written twice.
+#: Atoms closer than this (Angstrom) are the same atom written twice.
 MIN_BOND_LENGTH = 0.3
 
 #: Structures per joblib task: large enough to make the hand-over cheap, small enough to share out evenly.
@@ -413,11 +413,13 @@ def _lengths(
 
 
 def _check_bonds(graph: BondGraph, structure: AtomicStructure, bonds: Any) -> None:
-    """Refuse graphs in which two bonded atoms coincide or an atom has no bonds."""
-    lengths = _lengths(graph, structure.positions, structure.cell)
+    """Refuse structures in which two atoms coincide, bonded or not, or an atom has no bonds."""
+    near = bond_graph(structure, CutoffBonds(MIN_BOND_LENGTH, heteroatomic=False))
     problems = [
-        f"atoms {graph.first[b]} and {graph.last[b]} are {lengths[b]:.2g} Angstrom apart; remove one of them."
-        for b in np.flatnonzero(lengths < MIN_BOND_LENGTH)
+        f"atoms {i} and {j} are {length:.2g} Angstrom apart; remove one of them."
+        for i, j, length in zip(
+            near.first, near.last, _lengths(near, structure.positions, structure.cell), strict=True
+        )
     ]
     isolated = np.flatnonzero(graph.coordination == 0)
     if len(isolated):

@@ -102,8 +102,8 @@ class CutoffBonds:
 
     def directed_bonds(self, structure: AtomicStructure) -> DirectedBonds:
         """Return the bonds of ``structure``; see `BondRule`."""
-        if not self.cutoff > 0:
-            raise ValueError(f"cutoff must be positive (Angstrom), got {self.cutoff!r}.")
+        if not _is_length(self.cutoff):
+            raise ValueError(f"cutoff must be positive and finite (Angstrom), got {self.cutoff!r}.")
         i, j, shifts, _ = _pairs_within(structure, float(self.cutoff))
         return _select(structure, i, j, shifts, np.ones(len(i), dtype=bool), self.heteroatomic)
 
@@ -135,8 +135,8 @@ class PairBonds:
             raise ValueError("cutoffs must name at least one pair of species, got {}; e.g. {'Ti-O': 2.6}.")
         limits = {}
         for pair, cutoff in self.cutoffs.items():
-            symbols = pair.split("-") if isinstance(pair, str) else list(pair)
-            if len(symbols) != 2 or not cutoff > 0:
+            symbols = pair.split("-") if isinstance(pair, str) else pair
+            if not (isinstance(symbols, list | tuple) and len(symbols) == 2 and _is_length(cutoff)):
                 raise ValueError(
                     f"cutoffs must map pairs such as 'Ti-O' to positive lengths, got {pair!r}: {cutoff!r}."
                 )
@@ -161,8 +161,8 @@ class NaturalBonds:
 
     def directed_bonds(self, structure: AtomicStructure) -> DirectedBonds:
         """Return the bonds of ``structure``; see `BondRule`."""
-        if not self.factor > 0:
-            raise ValueError(f"factor must be positive, got {self.factor!r}.")
+        if not _is_length(self.factor):
+            raise ValueError(f"factor must be positive and finite, got {self.factor!r}.")
         radii = self.factor * covalent_radii[structure.numbers]
         i, j, shifts, lengths = _pairs_within(structure, 2.0 * float(radii.max()))
         return _select(structure, i, j, shifts, lengths < radii[i] + radii[j], self.heteroatomic)
@@ -191,10 +191,10 @@ class NearNeighborBonds:
         from pymatgen.core import Lattice, Molecule, Structure
 
         periodic = bool(structure.pbc.any())
-        if not hasattr(self.strategy, "get_nn_info"):
+        if isinstance(self.strategy, type) or not hasattr(self.strategy, "get_nn_info"):
             raise TypeError(
                 "strategy must be a pymatgen NearNeighbors object such as CrystalNN(), "
-                f"got {type(self.strategy).__name__}."
+                f"got {self.strategy!r}."
             )
         species = [chemical_symbols[z] for z in structure.numbers]
         wrap = np.zeros((len(structure), 3), dtype=np.int64)
@@ -230,8 +230,8 @@ def as_bond_rule(bonds: Any) -> BondRule:
     TypeError
         If ``bonds`` is none of these.
     """
-    if isinstance(bonds, bool):
-        pass  # a bool is an int to Python, but no cutoff
+    if isinstance(bonds, bool | type):
+        pass  # a bool is an int to Python, but no cutoff; a class has the methods of a rule, but is none
     elif isinstance(bonds, int | float | np.integer | np.floating):
         return CutoffBonds(float(bonds))
     elif isinstance(bonds, Mapping):
@@ -293,6 +293,11 @@ def bond_graph(structure: AtomicStructure, rule: BondRule) -> BondGraph:
         last=np.ascontiguousarray(bonds[:, 1]),
         bond_shifts=np.ascontiguousarray(bonds[:, 2:]),
     )
+
+
+def _is_length(value: Any) -> bool:
+    number = isinstance(value, int | float | np.integer | np.floating)
+    return number and not isinstance(value, bool) and 0.0 < float(value) < np.inf
 
 
 def _row_less(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.bool_]:

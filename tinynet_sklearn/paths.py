@@ -74,6 +74,7 @@ class Ball:
     edge_offsets: Ints
     edge_targets: Ints
     edge_bonds: Ints
+    radius: int
 
     def __len__(self) -> int:
         return len(self.atoms)
@@ -90,8 +91,13 @@ class Ball:
 
 
 def hop_ball(graph: BondGraph, centre: int, radius: int) -> Ball:
-    """All vertices up to ``radius`` hops from atom ``centre``, nearest hops first."""
-    arrays = _kernels.hop_ball(centre, radius, graph.offsets, graph.targets, graph.shifts, graph.bond_ids)
+    """All vertices up to ``radius`` hops from atom ``centre``, nearest hops first.
+
+    The ball is smaller (see its ``radius``) where there are more than `MAX_COLUMNS` of them.
+    """
+    arrays = _kernels.hop_ball(
+        centre, radius, MAX_COLUMNS, graph.offsets, graph.targets, graph.shifts, graph.bond_ids
+    )
     return Ball(centre, graph.numbers[arrays[0]], *arrays)
 
 
@@ -126,26 +132,41 @@ def count_paths(graph: BondGraph, spec: PathSpec, limit: int = MAX_COLUMNS) -> P
     """Count the closed walks, walk ends and neighbour shells of every atom.
 
     All walks are counted by powers of the adjacency matrix, without visiting them; simple cycles by
-    search, which gives up (infinity) beyond ``limit``.
+    search, which gives up beyond ``limit``. Counting stops where the request is hopeless: longer walks from
+    an atom that has more than `MAX_COLUMNS`, and atoms after one whose paths were not all counted.
     """
     n_atoms = graph.n_atoms
     walks = {m: np.zeros(n_atoms) for m in spec.lengths}
     ends = {h: np.zeros(n_atoms) for h in range(1, spec.N + 1)}
     shells = {h: np.zeros(n_atoms) for h in range(1, spec.N + 1)}
     for atom in range(n_atoms):
-        ball = hop_ball(graph, atom, spec.radius)
-        half = _kernels.count_walks((spec.n + 1) // 2, ball.edge_offsets, ball.edge_targets)
+        found = 0.0
         for m in spec.lengths:
-            if spec.simple:
-                vertices, _, complete = _enumerate(ball, m, simple=True, limit=limit)
-                walks[m][atom] = len(vertices) if complete else np.inf
-            else:
-                walks[m][atom] = half[m // 2] @ half[m - m // 2]
-        reached = _kernels.count_walks(spec.N, ball.edge_offsets, ball.edge_targets)
+            found = np.inf if found > MAX_COLUMNS else _count_closed(graph, atom, m, spec.simple, limit)
+            walks[m][atom] = found
+        ball = hop_ball(graph, atom, spec.N)
+        reached = _kernels.count_walks(min(spec.N, ball.radius), ball.edge_offsets, ball.edge_targets)
         for h in range(1, spec.N + 1):
-            ends[h][atom] = reached[h, 1:].sum()
-            shells[h][atom] = np.count_nonzero(ball.hops == h)
+            known = h <= ball.radius
+            ends[h][atom] = reached[h, 1:].sum() if known else np.inf
+            shells[h][atom] = np.count_nonzero(ball.hops == h) if known else np.inf
+        counted = [counts[atom] for kind in (walks, ends, shells) for counts in kind.values()]
+        if np.isinf(counted).any():
+            break
     return PathCounts(walks, ends, shells)
+
+
+def _count_closed(graph: BondGraph, atom: int, length: int, simple: bool, limit: int) -> float:
+    """Closed walks of ``length`` hops from one atom; infinity where they are too many to be counted."""
+    # The ball grows with the length, so that an explosion shows before it is large.
+    ball = hop_ball(graph, atom, length // 2)
+    if ball.radius < length // 2:
+        return np.inf
+    if simple:
+        vertices, _, complete = _enumerate(ball, length, simple=True, limit=limit)
+        return float(len(vertices)) if complete else np.inf
+    half = _kernels.count_walks(length - length // 2, ball.edge_offsets, ball.edge_targets)
+    return float(half[length // 2] @ half[length - length // 2])
 
 
 def check_size(counts: PathCounts, spec: PathSpec) -> None:
@@ -165,7 +186,8 @@ def check_size(counts: PathCounts, spec: PathSpec) -> None:
     near = counts.shells if spec.unique_neighbors else counts.ends
     causes += [f"{_number(near[h].max())} neighbours at {h} hops" for h in range(1, spec.N + 1)]
     worst = max(causes, key=lambda cause: float(cause.split()[0].lstrip(">").replace(",", "")))
-    remedies = [] if spec.simple else ["paths='simple'"]
+    remedies = ["paths='simple'"] if spec.n and not spec.simple else []
+    remedies += [] if spec.unique_neighbors or not spec.N else ["neighbors='unique'"]
     remedies += ["a smaller n or N", "fewer bonds"]
     raise ValueError(
         f"n={spec.n}, N={spec.N} would give vectors of {_number(length)} entries and tables of "
@@ -175,7 +197,9 @@ def check_size(counts: PathCounts, spec: PathSpec) -> None:
 
 
 def _number(value: float) -> str:
-    return f">{MAX_COLUMNS:,}" if np.isinf(value) else f"{int(value):,}"
+    if np.isinf(value):
+        return f">{MAX_COLUMNS:,}"
+    return f"{int(value):,}" if value < 1e15 else f"{value:.1e}"
 
 
 def _enumerate(ball: Ball, length: int, *, simple: bool, limit: int) -> tuple[Ints, Ints, bool]:

@@ -21,6 +21,9 @@ Floats = NDArray[np.float64]
 #: A bond that is this many times longer than in the reference says that the frame is another structure.
 MAX_STRETCH = 2.0
 
+#: Weight, relative to what the atoms say, of "no rotation": above rounding, below everything else.
+UNDETERMINED = 1e-12
+
 
 def mismatch(structure: AtomicStructure, reference: AtomicStructure) -> str | None:
     """Why a frame cannot share the reference's topology; None if it can, as far as the atoms go."""
@@ -51,8 +54,10 @@ def unwrapped(structure: AtomicStructure, reference: AtomicStructure) -> Floats:
 def rotation_from(reference: AtomicStructure, structure: AtomicStructure, positions: Floats) -> Floats:
     """Rotation Q of a frame against the reference: v_frame = Q @ v_reference, shape (3, 3).
 
-    From the cells (polar decomposition of the deformation) where all directions are periodic, from the
-    atoms otherwise (Kabsch, Acta Cryst. A 32, 922 (1976)).
+    Where all directions are periodic, from the cells (polar decomposition of the deformation). Slabs and
+    wires: first from the lattice vectors they have, so that thermal motion does not look like a rotation,
+    then, like molecules, from the atoms, about the axes that are still free (Kabsch, Acta Cryst. A 32, 922
+    (1976)).
 
     Parameters
     ----------
@@ -64,11 +69,27 @@ def rotation_from(reference: AtomicStructure, structure: AtomicStructure, positi
         covariance = np.linalg.solve(reference.cell, structure.cell)
         left, _, right = np.linalg.svd(covariance)
         return (left @ right).T
-    before = reference.positions - reference.positions.mean(axis=0)
-    after = positions - positions.mean(axis=0)
-    left, _, right = np.linalg.svd(before.T @ after)
-    proper = np.diag([1.0, 1.0, np.sign(np.linalg.det(left @ right)) or 1.0])
-    return (left @ proper @ right).T
+    vectors = reference.cell[reference.pbc]
+    turn = _nearest_rotation(vectors.T @ structure.cell[structure.pbc])
+    fixed = np.linalg.pinv(vectors) @ vectors
+    free = np.eye(3) - fixed
+    before = (reference.positions - reference.positions.mean(axis=0)) @ free
+    after = (positions - positions.mean(axis=0)) @ turn @ free
+    covariance = before.T @ after
+    # The factor makes the lattice win where mirroring the atoms of a flat slab would fit better.
+    return turn @ _nearest_rotation(covariance + 2.0 * np.linalg.norm(covariance) * fixed)
+
+
+def _nearest_rotation(covariance: Floats) -> Floats:
+    """Proper rotation Q that best carries ``before`` onto ``after``, given before.T @ after.
+
+    About axes that nothing determines (linear molecules, straight chains) it turns as little as possible.
+    """
+    weak = UNDETERMINED * np.linalg.norm(covariance) * np.eye(3)
+    left, _, right = np.linalg.svd(covariance + weak)
+    proper = np.diag([1.0, 1.0, np.sign(np.linalg.det(left @ right))])
+    rotation: Floats = (left @ proper @ right).T
+    return rotation
 
 
 def mean_structure(structures: Sequence[AtomicStructure]) -> AtomicStructure:
@@ -89,7 +110,9 @@ def mean_structure(structures: Sequence[AtomicStructure]) -> AtomicStructure:
         offsets += relative / len(structures)
         cells += structure.cell @ rotation / len(structures)
     centre = first.positions.mean(axis=0)
-    return AtomicStructure(first.numbers, offsets + centre, cells, first.pbc)
+    # Without periodicity the box means nothing and need not turn with the atoms: keep the first one.
+    cell = np.where(first.pbc[:, None], cells, first.cell)
+    return AtomicStructure(first.numbers, offsets + centre, cell, first.pbc)
 
 
 def overstretched_bond(

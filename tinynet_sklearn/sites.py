@@ -13,8 +13,11 @@ symmetry is only approximate, such as the mean of a trajectory. That is sound, s
 under any rotation; symmetry only says which slot goes where.
 """
 
-from collections.abc import Sequence
+import os
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +37,9 @@ PRECISIONS = (0.3, 0.1, 0.03, 1e-3)
 
 #: Rotation matrices closer than this, element by element, are one hypothesis.
 SAME_ROTATION = 0.1
+
+#: Empty space (Angstrom) around slabs, wires and molecules when spglib, which knows crystals only, sees them.
+VACUUM = 10.0
 
 #: Resolution (Angstrom) of the direction order of a representative's slots.
 DIRECTION_RESOLUTION = 0.05
@@ -130,12 +136,16 @@ def lattice_rotations(structure: AtomicStructure) -> Floats:
     import spglib
 
     found = [np.eye(3)]
-    atoms = (structure.cell, structure.scaled_positions(), structure.numbers)
+    box, scaled = _with_vacuum(structure)
+    atoms = (box, scaled, structure.numbers)
     for precision in PRECISIONS:
-        primitive = spglib.standardize_cell(atoms, to_primitive=True, no_idealize=True, symprec=precision)
+        primitive = _quietly(
+            spglib.standardize_cell, atoms, to_primitive=True, no_idealize=True, symprec=precision
+        )
         lattices = [structure.cell] if primitive is None else [structure.cell, np.asarray(primitive[0])]
         for lattice in lattices:
-            data = spglib.get_symmetry_dataset((lattice, [[0.0, 0.0, 0.0]], [1]), symprec=precision)
+            one_atom = (lattice, [[0.0, 0.0, 0.0]], [1])
+            data = _quietly(spglib.get_symmetry_dataset, one_atom, symprec=precision)
             if data is None:
                 continue
             # Fractional W acts on columns of coordinates: R = L W L^-1, lattice vectors as columns of L.
@@ -145,6 +155,36 @@ def lattice_rotations(structure: AtomicStructure) -> Floats:
                 if min(np.abs(rotation - known).max() for known in found) > SAME_ROTATION:
                     found.append(rotation)
     return np.array(found)
+
+
+def _with_vacuum(structure: AtomicStructure) -> tuple[Floats, Floats]:
+    """Cell and scaled positions, with room between the images where there is no periodicity."""
+    scaled = structure.scaled_positions()
+    room = np.ptp(scaled, axis=0) + VACUUM / np.linalg.norm(structure.cell, axis=1)
+    stretch = np.where(structure.pbc, 1.0, room)
+    return structure.cell * stretch[:, None], scaled / stretch
+
+
+def _quietly(search: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Answer of a spglib function; None where it finds none.
+
+    It then warns or raises, depending on its version, and its C part writes to stderr unless an
+    environment variable says otherwise. Nobody needs to hear of it: the next precision will do.
+    """
+    import spglib
+
+    before = os.environ.get("SPGLIB_WARNING")
+    os.environ["SPGLIB_WARNING"] = "OFF"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return search(*arguments, **options)
+    except getattr(spglib, "SpglibError", RuntimeError):
+        return None
+    finally:
+        del os.environ["SPGLIB_WARNING"]
+        if before is not None:
+            os.environ["SPGLIB_WARNING"] = before
 
 
 class _Star:

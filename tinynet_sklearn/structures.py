@@ -190,6 +190,6 @@ def _problems(items: list[Any], converted: list[AtomicStructure | None]) -> Iter
             )
         elif structure.pbc.any() and extent < MIN_PERIODIC_EXTENT:
             yield (
-                f"structure {index}: pbc is {structure.pbc.tolist()}, but the lattice vectors of its periodic "
-                f"directions span only {extent:.3g} Angstrom^{structure.pbc.sum()}; set the cell, or pbc=False."
+                f"structure {index}: pbc is {structure.pbc.tolist()}, but the lattice vectors of these "
+                f"directions span {extent:.3g} Angstrom^{structure.pbc.sum()}; set the cell, or pbc=False."
             )

@@ -1,0 +1,256 @@
+"""Plots of what a model does, as scikit-learn's ``Display`` classes do them.
+
+matplotlib is imported when something is drawn. Figures are made without pyplot, so nothing is left in its
+list of open figures and no screen is needed; pass ``ax=plt.gca()`` to draw into a pyplot figure.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinynet_sklearn._validation import species_name
+from tinynet_sklearn.containers import PerAtomArray
+
+#: Colours that remain distinct with every common colour blindness (Okabe and Ito, 2008).
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+#: Markers go along with the colours, for prints without them.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+Floats = NDArray[np.float64]
+
+
+class ParityDisplay:
+    """Predicted against true values, one point per component, coloured by species.
+
+    Make one with `from_estimator` or `from_predictions`.
+
+    Parameters
+    ----------
+    y_true, y_pred : ndarray of shape (n_rows, k)
+        One row per atom.
+    species : ndarray of int of shape (n_rows,) or None, default=None
+        Atomic numbers; None or 0 where not known.
+    quantity, unit : str
+        For the axis labels.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        With the plot.
+    figure_ : matplotlib Figure
+        That contains it; ``figure_.savefig("parity.png")``.
+    errors_ : dict of str to (float, float)
+        RMSE and MAE per species and of all.
+
+    Examples
+    --------
+    >>> from tinynet_sklearn import ParityDisplay, load_moo3
+    >>> forces = load_moo3().target
+    >>> display = ParityDisplay.from_predictions(forces, 0.9 * forces)
+    >>> {name: round(rmse, 3) for name, (rmse, mae) in display.errors_.items()}
+    {'O': 0.072, 'Mo': 0.118, 'all': 0.086}
+    """
+
+    def __init__(
+        self,
+        *,
+        y_true: Floats,
+        y_pred: Floats,
+        species: NDArray[np.int64] | None = None,
+        quantity: str = "force component",
+        unit: str = "eV/Å",
+    ) -> None:
+        self.y_true = y_true
+        self.y_pred = y_pred
+        self.species = species
+        self.quantity = quantity
+        self.unit = unit
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        y: Any,
+        *,
+        quantity: str = "force component",
+        unit: str = "eV/Å",
+        ax: Any = None,
+        scatter_kwargs: dict[str, Any] | None = None,
+    ) -> "ParityDisplay":
+        """Predict and plot.
+
+        Parameters
+        ----------
+        estimator : fitted estimator or pipeline
+        X : list of structures, or what ``estimator.predict`` takes
+        y : PerAtomArray, or list of ndarray of shape (n_atoms, k)
+            True values.
+        quantity, unit, ax, scatter_kwargs
+            As in `from_predictions`.
+
+        Returns
+        -------
+        ParityDisplay
+        """
+        return cls.from_predictions(
+            y, estimator.predict(X), quantity=quantity, unit=unit, ax=ax, scatter_kwargs=scatter_kwargs
+        )
+
+    @classmethod
+    def from_predictions(
+        cls,
+        y_true: Any,
+        y_pred: Any,
+        *,
+        quantity: str = "force component",
+        unit: str = "eV/Å",
+        ax: Any = None,
+        scatter_kwargs: dict[str, Any] | None = None,
+    ) -> "ParityDisplay":
+        """Plot given predictions.
+
+        Parameters
+        ----------
+        y_true, y_pred : PerAtomArray, list of ndarray of shape (n_atoms, k), or ndarray of shape (n_rows, k)
+            True and predicted values of the same atoms. Species are those of a `PerAtomArray`.
+        quantity, unit : str
+            For the axis labels.
+        ax : matplotlib Axes or None, default=None
+            Where to draw; None makes a new figure.
+        scatter_kwargs : dict or None, default=None
+            Passed on to ``ax.scatter``.
+
+        Returns
+        -------
+        ParityDisplay
+
+        Raises
+        ------
+        ValueError
+            If the shapes differ, there are no rows, or a value is not finite.
+        """
+        true, species = _rows(y_true)
+        pred, species_of_prediction = _rows(y_pred)
+        if true.shape != pred.shape:
+            raise ValueError(
+                "y_true and y_pred must be of the same atoms and width, got "
+                f"{true.shape} and {pred.shape} (rows, columns); predict the structures that y_true is of."
+            )
+        if not true.size:
+            raise ValueError(f"y_true must have at least one value, got shape {true.shape}.")
+        for name, rows in (("y_true", true), ("y_pred", pred)):
+            bad = np.count_nonzero(~np.isfinite(rows))
+            if bad:
+                raise ValueError(f"{name} must be finite, got {bad} NaN or infinite values of {rows.size}.")
+        display = cls(
+            y_true=true,
+            y_pred=pred,
+            species=species if species.any() else species_of_prediction,
+            quantity=quantity,
+            unit=unit,
+        )
+        return display.plot(ax=ax, scatter_kwargs=scatter_kwargs)
+
+    def plot(self, ax: Any = None, *, scatter_kwargs: dict[str, Any] | None = None) -> "ParityDisplay":
+        """Draw into ``ax``, or into a new figure.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or None, default=None
+        scatter_kwargs : dict or None, default=None
+            Passed on to ``ax.scatter``.
+
+        Returns
+        -------
+        ParityDisplay
+            self
+        """
+        if ax is None:
+            from matplotlib.figure import Figure
+
+            ax = Figure(figsize=(5.0, 5.0), dpi=150, layout="constrained").subplots()
+        self.ax_, self.figure_ = ax, ax.figure
+        series = self._series()
+        self.errors_ = {s.name: _errors(s.true, s.pred) for s in series}
+        self.errors_["all"] = _errors(self.y_true, self.y_pred)
+        low, high = _limits(self.y_true, self.y_pred)
+        ax.axline((0.0, 0.0), slope=1.0, color="0.2", linewidth=0.8, zorder=2.0)
+        # The most numerous species below, so that none is buried. Rasterised: a PDF with a hundred
+        # thousand points opens at once.
+        style = {"s": 9.0, "alpha": 0.55, "linewidths": 0.0, "rasterized": True} | (scatter_kwargs or {})
+        for rank, s in enumerate(sorted(series, key=lambda s: -s.true.size)):
+            look = {"color": s.color, "marker": s.marker, "zorder": 1.0 + 0.01 * rank} | style
+            ax.scatter(s.true.ravel(), s.pred.ravel(), **look)
+        ax.set(
+            xlim=(low, high),
+            ylim=(low, high),
+            xlabel=f"True {self.quantity} ({self.unit})",
+            ylabel=f"Predicted {self.quantity} ({self.unit})",
+        )
+        ax.set_aspect("equal", adjustable="box")
+        self._add_legend(series)
+        return self
+
+    def _add_legend(self, series: list["_Series"]) -> None:
+        """One line per species and one for all, with RMSE and MAE."""
+        from matplotlib.lines import Line2D
+
+        looks = [(s.name, s.color, s.marker) for s in series]
+        if len(series) > 1:
+            looks.append(("all", "none", "none"))
+        width = max(len(name) for name, *_ in looks)
+        handles, labels = [], []
+        for name, color, marker in looks:
+            rmse, mae = self.errors_[name]
+            handles.append(Line2D([], [], linestyle="none", marker=marker, color=color, markersize=5))
+            labels.append(f"{name:<{width}}  {rmse:6.3f} {mae:6.3f}")
+        title = f"{'':{width}}    RMSE    MAE"
+        font = {"family": "monospace", "size": 8}
+        self.ax_.legend(
+            handles, labels, title=title, prop=font, title_fontproperties=font, loc="upper left",
+            alignment="right", handletextpad=0.4, borderaxespad=0.6, framealpha=0.9,
+        )  # fmt: skip
+
+    def _series(self) -> list["_Series"]:
+        """Points of each species, in the order of the atomic numbers."""
+        numbers = np.zeros(len(self.y_true), dtype=np.int64) if self.species is None else self.species
+        series = []
+        for k, number in enumerate(np.unique(numbers)):
+            rows = numbers == number
+            name = species_name(number) if number else "atoms"
+            color, marker = COLORS[k % len(COLORS)], MARKERS[k % len(MARKERS)]
+            series.append(_Series(name, self.y_true[rows], self.y_pred[rows], color, marker))
+        return series
+
+
+class _Series(NamedTuple):
+    name: str
+    true: Floats
+    pred: Floats
+    color: str
+    marker: str
+
+
+def _rows(y: Any) -> tuple[Floats, NDArray[np.int64]]:
+    """Rows (n_rows, k) and species (n_rows,) of what a user passes."""
+    if isinstance(y, list | tuple):
+        y = PerAtomArray.from_list(y)
+    if isinstance(y, PerAtomArray):
+        return np.asarray(y.values, dtype=np.float64), np.asarray(y.species, dtype=np.int64)
+    rows = np.asarray(y, dtype=np.float64)
+    rows = rows.reshape(len(rows), -1) if rows.ndim else rows.reshape(1, 1)
+    return rows, np.zeros(len(rows), dtype=np.int64)
+
+
+def _errors(true: Floats, pred: Floats) -> tuple[float, float]:
+    error = pred - true
+    return float(np.sqrt(np.mean(error**2))), float(np.mean(np.abs(error)))
+
+
+def _limits(*values: Floats) -> tuple[float, float]:
+    low, high = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
+    margin = 0.04 * (high - low) or 1.0
+    return low - margin, high + margin

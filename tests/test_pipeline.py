@@ -1,6 +1,7 @@
 """The main job end to end: structures in, forces out, with the real featurizer and the real networks."""
 
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from tinynet_sklearn import (
     CycleMomentFeaturizer,
     PerAtom,
     PerAtomArray,
+    SiteFrames,
     load_batio3,
     load_model,
     save_model,
@@ -228,9 +230,56 @@ def test_force_error_on_batio3_molecular_dynamics(monkeypatch):
     pipe = Pipeline(
         [
             ("embed", CycleMomentFeaturizer(n=4, N=2, paths="simple", bonds=batio3_aimd.BONDS)),
-            ("net", BPNNRegressor(symmetry_copies=8, max_iter=300, n_jobs=2, random_state=0)),
+            ("net", BPNNRegressor(max_iter=300, n_jobs=2, random_state=0)),
         ]
     )
     with pytest.warns(UserWarning, match="max_iter=300 was reached"):
         pipe.fit(train["structures"], train["forces"])
     assert force_rmse(test["forces"], pipe.predict(test["structures"])) < 0.20
+
+
+def test_one_network_per_site_equals_one_per_species_where_sites_are_alike(rocksalt):
+    frames, forces = rocksalt
+    by_species = small_pipeline().fit(frames, forces).predict(frames)
+    pipe = small_pipeline(net__networks="per-site").fit(frames, forces)
+    np.testing.assert_array_equal(pipe.predict(frames).values, by_species.values)
+    assert sorted(pipe["net"].atom_networks_) == [0, 1]
+
+
+def test_one_network_per_site_needs_sites(rocksalt):
+    frames, forces = rocksalt
+    pipe = small_pipeline(embed__frame="lab", net__networks="per-site")
+    message = (
+        "networks='per-site' needs features that know their sites; X carries no site frames. Use "
+        "CycleMomentFeaturizer(frame='site'), or networks='per-species'."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        pipe.fit(frames, forces)
+
+
+def test_sites_unseen_in_training_are_refused(rocksalt):
+    frames, forces = rocksalt
+    pipe = small_pipeline(net__networks="per-site").fit(frames, forces)
+    features = pipe["embed"].transform(frames[:1])
+    other = PerAtomArray(
+        features.values,
+        features.offsets,
+        features.species,
+        SiteFrames(features.frames.rotations, features.frames.sites + 1),
+    )
+    message = (
+        "X must hold sites that were seen in fit (2 classes); got site 2. Make the features with the "
+        "featurizer that made those for fit."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        pipe["net"].predict(other)
+
+
+def test_automatic_symmetry_copies(rocksalt):
+    """8 operations where the features know their site groups, none elsewhere."""
+    frames, forces = rocksalt
+    expected = small_pipeline(net__symmetry_copies=8).fit(frames, forces).predict(frames).values
+    np.testing.assert_array_equal(small_pipeline().fit(frames, forces).predict(frames).values, expected)
+    lab = small_pipeline(embed__frame="lab")
+    expected = clone(lab).set_params(net__symmetry_copies=1).fit(frames, forces).predict(frames).values
+    np.testing.assert_array_equal(lab.fit(frames, forces).predict(frames).values, expected)

@@ -7,17 +7,15 @@ from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
-from ase.data import chemical_symbols
 from joblib import Parallel, delayed, effective_n_jobs
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from tinynet_sklearn import _kernels
 from tinynet_sklearn.containers import PerAtomArray
 from tinynet_sklearn.frames import ColumnSymmetry, SiteFrames
-from tinynet_sklearn.graph import BondGraph, CutoffBonds, as_bond_rule, bond_graph
+from tinynet_sklearn.graph import as_bond_rule, bond_graph, check_bonds
 from tinynet_sklearn.paths import PathSpec, atom_paths, check_size, count_paths, hop_ball
 from tinynet_sklearn.reference import mean_structure, mismatch, overstretched_bond, rotation_from, unwrapped
 from tinynet_sklearn.sites import Sites, find_sites, lattice_rotations
@@ -25,9 +23,6 @@ from tinynet_sklearn.structures import AtomicStructure, as_structures, raise_pro
 from tinynet_sklearn.tables import PathTable, column_layout, column_symmetry, path_table
 
 Floats = NDArray[np.floating]
-
-#: Atoms closer than this (Angstrom) are the same atom written twice.
-MIN_BOND_LENGTH = 0.3
 
 #: Structures per joblib task: large enough to make the hand-over cheap, small enough to share out evenly.
 CHUNK = 32
@@ -232,7 +227,7 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         structures = as_structures(X)
         self.reference_ = self._reference(structures)
         graph = bond_graph(self.reference_, as_bond_rule(self.bonds))
-        _check_bonds(graph, self.reference_, self.bonds)
+        check_bonds(graph, self.reference_, self.bonds)
         spec = self._spec()
         counts = count_paths(graph, spec)
         check_size(counts, spec)
@@ -375,17 +370,18 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         rows = np.zeros((len(structures) * n_atoms, self.n_features_out_), dtype=self.dtype)
         turns = np.empty((len(structures), 3, 3))
         problems = []
-        relaxed = _lengths(graph, self.reference_.positions, self.reference_.cell)
+        relaxed = graph.bond_lengths(self.reference_.positions, self.reference_.cell)
         for k, structure in enumerate(structures):
             positions = unwrapped(structure, self.reference_)
             turns[k] = rotation_from(self.reference_, structure, positions)
-            overlong = overstretched_bond(_lengths(graph, positions, structure.cell), relaxed, graph)
+            lengths = graph.bond_lengths(positions, structure.cell)
+            overlong = overstretched_bond(lengths, relaxed, graph)
             if overlong is not None:
                 first, last, length, usual = overlong
                 problems.append(
                     f"structure {start + k}: the bond between atoms {first} and {last} is {length:.2f} "
-                    f"Angstrom, in the reference {usual:.2f}; fit on structures that keep their bonds and the "
-                    "order of their atoms."
+                    f"Angstrom, in the reference {usual:.2f}; fit on structures that keep their bonds and "
+                    "the order of their atoms."
                 )
                 continue
             frames = np.broadcast_to(np.eye(3), (n_atoms, 3, 3))
@@ -401,34 +397,6 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         return SiteFrames(
             rotations.reshape(-1, 3, 3), np.tile(self.sites_.classes, len(turns)), self.symmetry_
         )
-
-
-def _lengths(
-    graph: BondGraph, positions: NDArray[np.float64], cell: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    lengths: NDArray[np.float64] = _kernels.bond_lengths(
-        positions, cell, graph.first, graph.last, graph.bond_shifts
-    )
-    return lengths
-
-
-def _check_bonds(graph: BondGraph, structure: AtomicStructure, bonds: Any) -> None:
-    """Refuse structures in which two atoms coincide, bonded or not, or an atom has no bonds."""
-    near = bond_graph(structure, CutoffBonds(MIN_BOND_LENGTH, heteroatomic=False))
-    problems = [
-        f"atoms {i} and {j} are {length:.2g} Angstrom apart; remove one of them."
-        for i, j, length in zip(
-            near.first, near.last, _lengths(near, structure.positions, structure.cell), strict=True
-        )
-    ]
-    isolated = np.flatnonzero(graph.coordination == 0)
-    if len(isolated):
-        symbol = chemical_symbols[graph.numbers[isolated[0]]]
-        problems.append(
-            f"atom {isolated[0]} ({symbol}) has no bonds ({len(isolated)} of {graph.n_atoms} atoms have "
-            "none); raise the cutoff, or bond like atoms with CutoffBonds(cutoff, heteroatomic=False)."
-        )
-    raise_problems(f"bonds={bonds!r} gives no usable bond graph of the reference structure", problems)
 
 
 def _physical_memory() -> float:

@@ -28,7 +28,11 @@ import numpy as np
 from ase.data import chemical_symbols, covalent_radii
 from numpy.typing import NDArray
 
-from tinynet_sklearn.structures import AtomicStructure, as_structures, atomic_number
+from tinynet_sklearn import _kernels
+from tinynet_sklearn.structures import AtomicStructure, as_structures, atomic_number, raise_problems
+
+#: Atoms closer than this (Angstrom) are the same atom written twice.
+MIN_DISTANCE = 0.3
 
 #: Directed bonds as found by a rule: atoms i, atoms j, and the cell of j, shapes (m,), (m,), (m, 3).
 DirectedBonds = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
@@ -70,6 +74,13 @@ class BondGraph:
             label = " + ".join(f"{around[z]} {chemical_symbols[z]}" for z in sorted(around)) or "none"
             found.setdefault(chemical_symbols[self.numbers[atom]], Counter())[label] += 1
         return dict(sorted(found.items()))
+
+    def bond_lengths(self, positions: NDArray[np.float64], cell: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Lengths of the undirected bonds, Angstrom, shape (n_bonds,)."""
+        lengths: NDArray[np.float64] = _kernels.bond_lengths(
+            positions, cell, self.first, self.last, self.bond_shifts
+        )
+        return lengths
 
     def bond_vectors(self, positions: NDArray[np.float64], cell: NDArray[np.float64]) -> NDArray[np.float64]:
         """Vectors of the undirected bonds, Angstrom, shape (n_bonds, 3)."""
@@ -293,6 +304,38 @@ def bond_graph(structure: AtomicStructure, rule: BondRule) -> BondGraph:
         last=np.ascontiguousarray(bonds[:, 1]),
         bond_shifts=np.ascontiguousarray(bonds[:, 2:]),
     )
+
+
+def check_bonds(graph: BondGraph, structure: AtomicStructure, bonds: Any) -> None:
+    """Refuse structures in which two atoms coincide, bonded or not, or an atom has no bonds.
+
+    Parameters
+    ----------
+    graph : BondGraph
+    structure : AtomicStructure
+        That the graph was built from.
+    bonds : object
+        The rule as the user gave it, for the message.
+
+    Raises
+    ------
+    ValueError
+        With the atoms at fault.
+    """
+    near = bond_graph(structure, CutoffBonds(MIN_DISTANCE, heteroatomic=False))
+    lengths = near.bond_lengths(structure.positions, structure.cell)
+    problems = [
+        f"atoms {i} and {j} are {length:.2g} Angstrom apart; remove one of them."
+        for i, j, length in zip(near.first, near.last, lengths, strict=True)
+    ]
+    isolated = np.flatnonzero(graph.coordination == 0)
+    if len(isolated):
+        symbol = chemical_symbols[graph.numbers[isolated[0]]]
+        problems.append(
+            f"atom {isolated[0]} ({symbol}) has no bonds ({len(isolated)} of {graph.n_atoms} atoms have "
+            "none); raise the cutoff, or bond like atoms with CutoffBonds(cutoff, heteroatomic=False)."
+        )
+    raise_problems(f"bonds={bonds!r} gives no usable bond graph of the reference structure", problems)
 
 
 def _is_length(value: Any) -> bool:

@@ -32,9 +32,11 @@ from tinynet_sklearn.rows import (
     check_structure_weights,
     draw_held_out,
     is_per_atom,
+    network_keys,
     per_atom_targets,
     refuse_structures,
     require_symmetry,
+    resolved_copies,
 )
 from tinynet_sklearn.solvers import SOLVERS, Recorder
 from tinynet_sklearn.training import (
@@ -59,8 +61,10 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Units of the hidden layers; empty for a linear model.
     activation : str, default="tanh"
         Of the hidden layers: "tanh", "sigmoid" ("logistic"), "relu", "softplus" or "linear" ("identity").
-    networks : {"per-species", "shared"}, default="per-species"
-        One network for each chemical species, or one for all atoms.
+    networks : {"per-species", "per-site", "shared"}, default="per-species"
+        One network for each chemical species; one for each class of equivalent sites, which is better
+        where atoms of one species stand in different surroundings (needs features with site frames); or
+        one for all atoms.
     solver : {"lbfgs", "adam"}, default="lbfgs"
         Full-batch L-BFGS, or mini-batches with Adam.
     alpha : float, default=1e-3
@@ -89,8 +93,9 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     target : {"auto", "vector", "scalar"}, default="auto"
         Whether targets are vectors, which are learned in the site frames of the features. "auto": if they are
         3 wide and X carries site frames.
-    symmetry_copies : int or "all", default=1
-        Train on every row under so many operations of its site group, or under all.
+    symmetry_copies : int, "auto" or "all", default="auto"
+        Train on every row under so many operations of its site group, or under all; "auto" is 8 where the
+        features know their site groups, and 1 elsewhere.
     symmetry_average : bool, default=False
         Average predictions over the site group.
     build_fn : callable or None, default=None
@@ -115,7 +120,8 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     species_ : ndarray of shape (n_species,), int
         Atomic numbers seen in `fit`; 0 alone for a plain table.
     atom_networks_ : dict of int to AtomNetwork
-        The networks with their scalings by atomic number, as plain arrays.
+        The networks with their scalings, as plain arrays, by atomic number (by site class with
+        ``networks="per-site"``, as everywhere below).
     history_ : dict of int to dict of str to ndarray of shape (n_iter,)
         By atomic number: "loss" after every iteration and, with `early_stopping`, "validation".
     loss_ : float
@@ -162,7 +168,7 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS))],
-        "networks": [StrOptions({"per-species", "shared"})],
+        "networks": [StrOptions({"per-species", "per-site", "shared"})],
         "solver": [StrOptions(set(SOLVERS))],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
@@ -175,7 +181,7 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         "scaler": [None, StrOptions({"standard", "minmax"})],
         "target_scaler": [None, StrOptions({"standard"})],
         "target": [StrOptions({"auto", "vector", "scalar"})],
-        "symmetry_copies": [StrOptions({"all"}), Interval(Integral, 1, None, closed="left")],
+        "symmetry_copies": [StrOptions({"auto", "all"}), Interval(Integral, 1, None, closed="left")],
         "symmetry_average": ["boolean"],
         "build_fn": [None, callable],
         "warm_start": ["boolean"],
@@ -205,7 +211,7 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         scaler: str | None = "standard",
         target_scaler: str | None = "standard",
         target: str = "auto",
-        symmetry_copies: int | str = 1,
+        symmetry_copies: int | str = "auto",
         symmetry_average: bool = False,
         build_fn: Any = None,
         warm_start: bool = False,
@@ -275,6 +281,7 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             "n_iter_no_change": None,
             "scaler": "minmax",
             "target_scaler": None,
+            "symmetry_copies": 1,
             "dtype": "float32",
         }
         return cls(**(recipe | overrides))
@@ -313,11 +320,8 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.target_is_vector_ = samples.vector
         self.n_outputs_ = targets.shape[1]
         self.species_ = np.unique(samples.atoms.species)
-        members = (
-            [tuple(int(z) for z in self.species_)]
-            if self.networks == "shared"
-            else [(int(z),) for z in self.species_]
-        )
+        keys = [int(key) for key in np.unique(network_keys(samples.atoms, self.networks))]
+        members = [tuple(keys)] if self.networks == "shared" else [(key,) for key in keys]
         tasks = [prepare_task(group, samples, previous.get(group[0]), self, rng) for group in members]
         self._collect(tasks, train_tasks(tasks, self.solver, self.n_jobs))
         return self
@@ -355,9 +359,16 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 "fit."
             )
         values: FloatArray = np.empty((len(atoms.values), self.n_outputs_))
-        for z in np.unique(atoms.species):
-            rows = np.flatnonzero(atoms.species == z)
-            values[rows] = self._predict_species(int(z), atoms, rows)
+        keys = network_keys(atoms, self.networks)
+        strangers = np.setdiff1d(keys, list(self.atom_networks_))
+        if len(strangers):
+            raise ValueError(
+                f"X must hold sites that were seen in fit ({len(self.atom_networks_)} classes); got site "
+                f"{strangers[0]}. Make the features with the featurizer that made those for fit."
+            )
+        for key in np.unique(keys):
+            rows = np.flatnonzero(keys == key)
+            values[rows] = self._predict_rows(int(key), atoms, rows)
         if self._framed and atoms.frames is not None:
             values = atoms.frames.to_lab(values)
         if isinstance(X, PerAtomArray):
@@ -389,13 +400,13 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     @property
     def weights_(self) -> dict[int, list[FloatArray]]:
-        """Matrices and biases of each species' network, in the order of Keras."""
+        """Matrices and biases of each network, in the order of Keras."""
         check_is_fitted(self)
         return {z: net.network.arrays for z, net in self.atom_networks_.items()}
 
     @property
     def layers_(self) -> dict[int, Any]:
-        """Units and activations of each species' network; for a `build_fn` model its Keras JSON."""
+        """Units and activations of each network; for a `build_fn` model its Keras JSON."""
         check_is_fitted(self)
         return {z: net.network.layers for z, net in self.atom_networks_.items()}
 
@@ -463,8 +474,7 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             raise ValueError(
                 f"target='vector' needs targets with 3 columns, x, y and z; got {width}. Use target='scalar'."
             )
-        if self.symmetry_copies != 1:
-            require_symmetry(atoms, f"symmetry_copies={self.symmetry_copies!r}")
+        resolved_copies(atoms, self.symmetry_copies)  # refuse early what cannot be done
         if self.symmetry_average:
             require_symmetry(atoms, "symmetry_average=True")
         vector = self.target == "vector" or (
@@ -517,7 +527,7 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 found = tuple(len(b) for b in net.network.biases[:-1])
             if found is not None and found != wanted:
                 raise ValueError(
-                    f"warm_start=True continues the network of {label_of((z,))} with "
+                    f"warm_start=True continues the network of {label_of((z,), self.networks)} with "
                     f"hidden_layer_sizes={found}; got {wanted}. Keep the sizes, or set warm_start=False to "
                     "begin anew."
                 )
@@ -528,9 +538,9 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             )
         return dict(self.atom_networks_)
 
-    def _predict_species(self, z: int, atoms: PerAtomArray, rows: Any) -> FloatArray:
-        net = self.atom_networks_[z]
-        model = None if net.stack is not None else self.networks_[z]
+    def _predict_rows(self, key: int, atoms: PerAtomArray, rows: Any) -> FloatArray:
+        net = self.atom_networks_[key]
+        model = None if net.stack is not None else self.networks_[key]
 
         def predict(values: FloatArray) -> FloatArray:
             return net.predict(values, model)

@@ -26,10 +26,16 @@ __all__ = [
     "draw_held_out",
     "is_per_atom",
     "merged",
+    "network_keys",
     "per_atom_targets",
     "refuse_structures",
     "require_symmetry",
+    "resolved_copies",
 ]
+
+#: Operations used by ``symmetry_copies="auto"``: most of the gain of the 48 of a cubic site, for a sixth of
+#: the time.
+AUTO_COPIES = 8
 
 
 def anonymous(table: FloatArray) -> PerAtomArray:
@@ -196,6 +202,44 @@ def require_symmetry(atoms: PerAtomArray, asked_by: str) -> ColumnSymmetry:
         f"{asked_by} needs features on which the site groups act; X carries {missing}. Use "
         "CycleMomentFeaturizer(frame='site') with no step behind it that mixes or selects columns."
     )
+
+
+def resolved_copies(atoms: PerAtomArray, symmetry_copies: int | str) -> int | str:
+    """How often rows are to be repeated; "auto" asks for `AUTO_COPIES` where the site groups are known.
+
+    Raises
+    ------
+    ValueError
+        If copies are asked for and `atoms` carries no symmetry.
+    """
+    known = atoms.frames is not None and atoms.frames.symmetry is not None
+    if symmetry_copies == "auto":
+        return AUTO_COPIES if known else 1
+    if symmetry_copies != 1:
+        require_symmetry(atoms, f"symmetry_copies={symmetry_copies!r}")
+    return symmetry_copies
+
+
+def network_keys(atoms: PerAtomArray, networks: str) -> IntArray:
+    """Which network each row belongs to: its atomic number, or its site class with ``"per-site"``.
+
+    Returns
+    -------
+    ndarray of shape (n_rows,), int
+
+    Raises
+    ------
+    ValueError
+        If sites are asked for and `atoms` carries no site frames.
+    """
+    if networks != "per-site":
+        return atoms.species
+    if atoms.frames is None:
+        raise ValueError(
+            "networks='per-site' needs features that know their sites; X carries no site frames. Use "
+            "CycleMomentFeaturizer(frame='site'), or networks='per-species'."
+        )
+    return atoms.frames.sites
 
 
 def augmented(

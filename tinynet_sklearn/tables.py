@@ -189,11 +189,9 @@ class PathTable:
         out : ndarray of shape (n_atoms, n_columns)
             Zeros; filled in place.
         """
-        lengths = _kernels.bond_lengths(
-            positions, cell, self.graph.first, self.graph.last, self.graph.bond_shifts
-        )
+        factors = np.exp(-self.graph.bond_lengths(positions, cell))
         _kernels.fill_walk_entries(
-            np.exp(-lengths), self.walk_offsets, self.walk_bonds, self.walk_rows, self.walk_columns,
+            factors, self.walk_offsets, self.walk_bonds, self.walk_rows, self.walk_columns,
             self.walk_weights, out,
         )  # fmt: skip
         _kernels.fill_neighbor_vectors(

@@ -27,7 +27,7 @@ from tinynet_sklearn.networks import (
     glorot_stack,
     with_arrays,
 )
-from tinynet_sklearn.rows import augmented, merged, require_symmetry
+from tinynet_sklearn.rows import augmented, merged, network_keys, require_symmetry, resolved_copies
 from tinynet_sklearn.solvers import BATCHED_SOLVERS, SOLVERS, Options, Recorder, TrainingSet
 
 __all__ = ["AtomNetwork", "Samples", "Task", "hidden_sizes", "label_of", "prepare_task", "train_tasks"]
@@ -111,7 +111,7 @@ class Samples:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One network to train: who shares it, its start, its rows, its log."""
+    """One network to train: the keys of the atoms that share it, its start, its rows, its log."""
 
     members: tuple[int, ...]
     start: AtomNetwork
@@ -138,8 +138,10 @@ def hidden_sizes(hidden_layer_sizes: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(int(n) for n in given)
 
 
-def label_of(members: tuple[int, ...]) -> str:
-    """Name a network after the species that share it."""
+def label_of(members: tuple[int, ...], networks: str = "per-species") -> str:
+    """Name a network after the species, or the site class, that share it."""
+    if networks == "per-site":
+        return f"site {members[0]}"
     return "the network" if members == (0,) else " ".join(species_name(z) for z in members)
 
 
@@ -155,7 +157,7 @@ def prepare_task(
     Parameters
     ----------
     members : tuple of int
-        Atomic numbers whose rows it learns.
+        Atomic numbers, or site classes with ``networks="per-site"``, whose rows it learns.
     samples : Samples
         All rows.
     previous : AtomNetwork or None
@@ -179,24 +181,26 @@ def prepare_task(
     draw = np.random.RandomState(seed)
     atoms = samples.atoms
     structure_of_row = atoms.structure_of_row
-    ours = np.isin(atoms.species, members)
+    ours = np.isin(network_keys(atoms, settings.networks), members)
+    label = label_of(members, settings.networks)
     rows = np.flatnonzero(ours & ~samples.held_out)
     held_out = np.flatnonzero(ours & samples.held_out)
     if len(rows) == 0:
         raise ValueError(
             f"early_stopping=True must leave structures of every species to train on; all {len(held_out)} "
-            f"atoms of {label_of(members)} were drawn for validation. Pass more of them, or another "
+            f"atoms of {label} were drawn for validation. Pass more of them, or another "
             "random_state."
         )
     values, targets, weight = atoms.values[rows], samples.targets[rows], samples.weight[rows]
     structure = structure_of_row[rows]
-    if settings.symmetry_copies != 1 and atoms.frames is not None:
+    copies = resolved_copies(atoms, settings.symmetry_copies)
+    if copies != 1 and atoms.frames is not None:
         values, targets, source, share = augmented(
             values,
             targets,
             atoms.frames.sites[rows],
             require_symmetry(atoms, "symmetry_copies"),
-            settings.symmetry_copies,
+            copies,
             samples.vector,
             np.random.RandomState(operations_seed),
         )
@@ -204,7 +208,8 @@ def prepare_task(
     if settings.solver not in BATCHED_SOLVERS:
         values, targets, weight = merged(values, targets, weight)
         structure = np.zeros(len(values), dtype=np.intp)
-    start = previous or _new_network(members, values, targets, weight, samples.vector, settings, draw)
+    species = 0 if settings.networks == "shared" else int(atoms.species[ours][0])
+    start = previous or _new_network(species, values, targets, weight, samples.vector, settings, draw)
     validation = None
     if len(held_out):
         validation = _training_set(
@@ -215,7 +220,7 @@ def prepare_task(
             structure_of_row[held_out],
         )
     recorder = Recorder(
-        label=label_of(members),
+        label=label,
         weights=start.network.arrays,
         patience=settings.n_iter_no_change if settings.solver == "adam" or len(held_out) else None,
         tol=settings.tol,
@@ -238,7 +243,7 @@ def prepare_task(
 
 
 def _new_network(
-    members: tuple[int, ...],
+    species: int,
     values: FloatArray,
     targets: FloatArray,
     weight: FloatArray,
@@ -252,7 +257,6 @@ def _new_network(
     if settings.build_fn is None:
         sizes = (n_inputs, *hidden_sizes(settings.hidden_layer_sizes), n_outputs)
         return AtomNetwork(glorot_stack(sizes, settings.activation, draw, settings.dtype), inputs, outputs)
-    species = members[0] if len(members) == 1 and settings.networks == "per-species" else 0
     seed = int(draw.randint(np.iinfo(np.int32).max))
     return AtomNetwork(build_custom(settings.build_fn, n_inputs, n_outputs, species, seed), inputs, outputs)
 

@@ -111,6 +111,17 @@ def test_whole_pipeline_comes_back(tmp_path):
     assert list(again[0].get_feature_names_out()) == list(pipe[0].get_feature_names_out())
 
 
+def test_a_given_reference_structure_comes_back(tmp_path):
+    from ase.build import bulk
+
+    crystal = bulk("NaCl", "rocksalt", a=5.64)
+    embed = CycleMomentFeaturizer(n=2, N=1, reference=crystal).fit([crystal])
+    save_model(embed, tmp_path / "embed")
+    again = load_model(tmp_path / "embed")
+    assert again.reference == crystal
+    assert_array_equal(again.transform([crystal]).values, embed.transform([crystal]).values)
+
+
 def test_pipeline_with_wrapped_transformer_comes_back(atoms, tmp_path):
     X, y = atoms
     pipe = make_pipeline(PerAtom(StandardScaler()), BPNNRegressor((3,), max_iter=3, random_state=0)).fit(X, y)

@@ -42,30 +42,34 @@ HEADER = "tinynet.json"
 _PACKAGE = "tinynet_sklearn"
 
 # Types without behaviour of their own at load time: estimators and frozen values made of arrays.
-TRUSTED_TYPES = tuple(
-    f"{_PACKAGE}.{name}"
-    for name in (
-        "containers.PerAtomArray",
-        "features.CycleMomentFeaturizer",
-        "frames.ColumnSymmetry",
-        "frames.SiteFrames",
-        "graph.BondGraph",
-        "graph.CutoffBonds",
-        "graph.NaturalBonds",
-        "graph.PairBonds",
-        "networks.ColumnScaling",
-        "networks.DenseStack",
-        "networks.KerasNetwork",
-        "paths.PathSpec",
-        "preprocessing.PerAtom",
-        "regressor.BPNNRegressor",
-        "sites.SiteGroup",
-        "sites.Sites",
-        "structures.AtomicStructure",
-        "tables.ColumnLayout",
-        "tables.PathTable",
-        "training.AtomNetwork",
-    )
+TRUSTED_TYPES = (
+    "ase.atoms.Atoms",  # a given reference structure
+    "ase.cell.Cell",
+    *(
+        f"{_PACKAGE}.{name}"
+        for name in (
+            "containers.PerAtomArray",
+            "features.CycleMomentFeaturizer",
+            "frames.ColumnSymmetry",
+            "frames.SiteFrames",
+            "graph.BondGraph",
+            "graph.CutoffBonds",
+            "graph.NaturalBonds",
+            "graph.PairBonds",
+            "networks.ColumnScaling",
+            "networks.DenseStack",
+            "networks.KerasNetwork",
+            "paths.PathSpec",
+            "preprocessing.PerAtom",
+            "regressor.BPNNRegressor",
+            "sites.SiteGroup",
+            "sites.Sites",
+            "structures.AtomicStructure",
+            "tables.ColumnLayout",
+            "tables.PathTable",
+            "training.AtomNetwork",
+        )
+    ),
 )
 
 

@@ -132,4 +132,4 @@ def repeated(atoms: Atoms, shape: tuple[tuple[int, int, int], ...] | tuple[int, 
     """Supercell by a tuple of repetitions or a 3 x 3 integer matrix; atom i of every copy is i modulo n."""
     if np.ndim(shape) == 1:
         return atoms * shape
-    return make_supercell(atoms, shape, order="cell-major")
+    return make_supercell(atoms, shape)

@@ -26,6 +26,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numba import njit
 
+#: Distances (Angstrom) that differ by less than about this are equal when neighbours are sorted.
+SAME_DISTANCE = 1e-5
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -245,7 +248,8 @@ def sort_entries(segments, out):  # type: ignore[no-untyped-def]
 def sort_vectors(segments, stride, out):  # type: ignore[no-untyped-def]
     """Sort the neighbours of each (row, start, stop) by distance, ascending.
 
-    A neighbour has ``stride`` columns, the last three its vector. Equal distances keep their order.
+    A neighbour has ``stride`` columns, the last three its vector. Equal distances, as of images of one atom,
+    keep their order: rounding must not decide, or a turned crystal would be sorted in another way.
     """
     for s in range(segments.shape[0]):
         row, start = out[segments[s, 0]], segments[s, 1]
@@ -253,7 +257,8 @@ def sort_vectors(segments, stride, out):  # type: ignore[no-untyped-def]
         length = np.empty(n)
         for k in range(n):
             first = start + k * stride + stride - 3
-            length[k] = row[first] ** 2 + row[first + 1] ** 2 + row[first + 2] ** 2
+            length[k] = np.sqrt(row[first] ** 2 + row[first + 1] ** 2 + row[first + 2] ** 2)
+            length[k] = np.round(length[k] / SAME_DISTANCE)
         order = np.argsort(length, kind="mergesort")
         kept = row[start : segments[s, 2]].copy()
         for k in range(n):

@@ -21,16 +21,17 @@ TARGETS = ("forces",)
 
 @dataclass(frozen=True)
 class _Source:
-    """A bundled file and the cutoffs (Angstrom) that give all its structures the same, chemical bonds."""
+    """A bundled file, cutoffs (Angstrom) that give all its structures the same bonds, label noise (eV/A)."""
 
     name: str
     bonds: dict[str, float]
+    label_noise: float
 
 
 # Each cutoff stands in the gap that the distances of all structures leave between the first shell and the
 # next: Ba-O 3.2 to 4.5, Ti-O 2.3 to 4.0, Mo-O 2.6 to 3.1 Angstrom.
-_BATIO3 = _Source("batio3_gpaw", {"Ba-O": 3.6, "Ti-O": 2.7})
-_MOO3 = _Source("moo3_gpaw", {"Mo-O": 2.8})
+_BATIO3 = _Source("batio3_gpaw", {"Ba-O": 3.6, "Ti-O": 2.7}, 0.02)
+_MOO3 = _Source("moo3_gpaw", {"Mo-O": 2.8}, 0.035)
 
 
 def load_batio3(target: str = "forces") -> Bunch:
@@ -59,6 +60,8 @@ def load_batio3(target: str = "forces") -> Bunch:
             Frame numbers in the source.
         bonds : dict of str to float
             Cutoffs (Angstrom) for ``CycleMomentFeaturizer(bonds=...)``.
+        label_noise : float
+            Estimated error of one force component, eV/Angstrom (see DESCR): no model can do better.
         feature_unit, target_unit : str
         target_name : str
         filename : str
@@ -131,6 +134,7 @@ def _load(source: _Source, target: str) -> Bunch:
         energies=np.array([result["free_energy"] for result in results], dtype=np.float64),
         frames=_collected(structures, "frame", np.int64),
         bonds=dict(source.bonds),
+        label_noise=source.label_noise,
         feature_unit="Angstrom",
         target_unit="eV/Angstrom",
         target_name=target,

@@ -157,13 +157,6 @@ def bond_codes(graph: BondGraph) -> Ints:
     return _codes(graph.first, graph.last, graph.bond_shifts, graph.n_atoms)
 
 
-def bond_lengths(graph: BondGraph, structure: AtomicStructure) -> NDArray[np.float64]:
-    """Lengths of the undirected bonds in a frame, Angstrom, shape (n_bonds,)."""
-    vectors = graph.bond_vectors(structure.positions, structure.cell)
-    lengths: NDArray[np.float64] = np.linalg.norm(vectors, axis=1)
-    return lengths
-
-
 def _codes(i: Ints, j: Ints, shifts: Ints, n_atoms: int) -> Ints:
     # Unique for cells up to 1023 translations away and 32,000 atoms.
     codes = i.astype(np.int64) * n_atoms + j

@@ -19,7 +19,7 @@ from tinynet_sklearn.graph import as_bond_rule, bond_graph, check_bonds
 from tinynet_sklearn.paths import PathSpec, atom_paths, check_size, count_paths, hop_ball
 from tinynet_sklearn.reference import mean_structure, mismatch, overstretched_bond, rotation_from, unwrapped
 from tinynet_sklearn.sites import Sites, find_sites, lattice_rotations
-from tinynet_sklearn.structures import AtomicStructure, as_structures, raise_problems
+from tinynet_sklearn.structures import AtomicStructure, as_structures, is_structure, raise_problems
 from tinynet_sklearn.tables import PathTable, column_layout, column_symmetry, path_table
 
 Floats = NDArray[np.floating]
@@ -101,8 +101,10 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
 
     Notes
     -----
-    ``N=0`` leaves only scalars, which cannot predict a vector: it is for densities of states, not for forces.
-    Entries are in units of 1, coordinates in Angstrom. Shorter lists are padded with zeros.
+    ``N=0`` leaves only bond lengths. Sorted or summed they are scalars, which cannot predict a vector: for
+    densities of states, not for forces. With ``order="direction"`` each stands in the slot of a known direction,
+    which carries some of what coordinates would. Entries have no unit, coordinates are in Angstrom; shorter
+    lists are padded with zeros.
 
     Examples
     --------
@@ -111,7 +113,7 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
     >>> crystal = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
     >>> features = CycleMomentFeaturizer(n=4, N=1).fit_transform([crystal])
     >>> features.shape, features[0].shape
-    ((1, 75), (8, 75))
+    ((1, 87), (8, 87))
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
@@ -232,12 +234,14 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         counts = count_paths(graph, spec)
         check_size(counts, spec)
         if self.n % 2 and not (self.n in counts.walks and counts.walks[self.n].any()):
-            warnings.warn(
-                f"n={self.n} adds nothing to n={self.n - 1}: no atom has a closed walk of {self.n} hops "
-                "on this bond graph. Odd walks need rings of bonds of odd length.",
-                UserWarning,
-                stacklevel=2,
-            )
+            cause = "odd_walks=False leaves out walks of odd length."
+            if self.odd_walks:
+                cause = (
+                    f"no atom has a closed walk of {self.n} hops on this bond graph. "
+                    "Odd walks need rings of bonds of odd length."
+                )
+            message = f"n={self.n} adds nothing to n={self.n - 1}: {cause}"
+            warnings.warn(message, UserWarning, stacklevel=3)  # past scikit-learn's wrapper of fit
         balls = [hop_ball(graph, atom, max(spec.radius, 1)) for atom in range(graph.n_atoms)]
         rotations = np.eye(3)[None]
         if self.frame == "site":
@@ -331,9 +335,9 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         )
 
     def _reference(self, structures: list[AtomicStructure]) -> AtomicStructure:
-        if not isinstance(self.reference, str):
-            (reference,) = as_structures([self.reference])
-        elif self.reference in ("mean", "first"):
+        if is_structure(self.reference):
+            (reference,) = as_structures([self.reference], name="reference")
+        elif isinstance(self.reference, str) and self.reference in ("mean", "first"):
             reference = structures[0]
         else:
             raise ValueError(

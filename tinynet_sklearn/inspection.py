@@ -19,7 +19,6 @@ from tinynet_sklearn.distances import (
     DistanceCounter,
     PairDistances,
     bond_codes,
-    bond_lengths,
     suggested_cutoff,
 )
 from tinynet_sklearn.graph import BondGraph, BondRule, as_bond_rule, bond_graph
@@ -36,7 +35,10 @@ LARGE_FORCE_FACTOR, LARGE_FORCE = 12.0, 50.0
 LARGE_NET_FORCE = 0.1
 
 #: Vector lengths are exact up to this many walks in all atoms together, and upper bounds beyond.
-MAX_EXACT_WALKS = 1_000_000
+MAX_EXACT_WALKS = 300_000
+
+#: A frame that has less than this share of the bonds of the mean structure is another structure.
+MIN_SHARED_BONDS = 0.75
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def inspect_structures(
 
     Parameters
     ----------
-    structures : list of ase.Atoms
+    structures : list of ase.Atoms or pymatgen Structure
         Forces, where they came along, are checked, too.
     bonds : default=3.1
         As in `CycleMomentFeaturizer`.
@@ -186,6 +188,8 @@ def inspect_structures(
     >>> [finding.message for finding in found.findings]
     ['No frame has forces: enough to predict, not to train.']
     """
+    if not len(structures):
+        raise ValueError("structures must hold at least one structure, got an empty list.")
     rule = as_bond_rule(bonds)
     findings: list[Finding] = []
     usable = _usable(structures, findings)
@@ -199,10 +203,10 @@ def inspect_structures(
     pairs = distances.summary()
     _check_topologies(topologies, pairs, bonds, findings)
     _check_duplicates(usable, findings)
-    forces = _forces(structures, findings)
+    forces = _forces(structures, usable, findings)
     return Inspection(
         n_frames=len(structures),
-        species=_species_counts(structures),
+        species=_species_counts(usable),
         topologies=topologies,
         distances=pairs,
         lengths=[] if graph is None else vector_lengths(graph, n_values, N_values),
@@ -269,8 +273,8 @@ def _same_atoms(usable: dict[int, AtomicStructure]) -> list[list[int]]:
     return sorted(sets.values(), key=lambda members: -len(members))
 
 
-def _species_counts(structures: Sequence[Any]) -> dict[str, int]:
-    counts = Counter(int(z) for atoms in structures for z in atoms.numbers)
+def _species_counts(usable: dict[int, AtomicStructure]) -> dict[str, int]:
+    counts = Counter(int(z) for structure in usable.values() for z in structure.numbers)
     return {chemical_symbols[z]: counts[z] for z in sorted(counts)}
 
 
@@ -286,7 +290,7 @@ def _topology(
     mean = mean_structure([usable[frame] for frame in members])
     reference = bond_graph(mean, rule)
     wanted = bond_codes(reference)
-    relaxed = bond_lengths(reference, mean)
+    relaxed = reference.bond_lengths(mean.positions, mean.cell)
     different, strangers, isolated = {}, {}, []
     for frame in members:
         # In the periodic images of the reference, so that the same bond has the same name.
@@ -296,7 +300,8 @@ def _topology(
         if not np.array_equal(found, wanted):
             kept = int(np.isin(found, wanted).sum())
             different[frame] = (len(wanted) - kept, len(found) - kept)
-        overlong = overstretched_bond(bond_lengths(reference, structure), relaxed, reference)
+        lengths = reference.bond_lengths(structure.positions, structure.cell)
+        overlong = overstretched_bond(lengths, relaxed, reference)
         if overlong is not None:
             strangers[frame] = overlong
         if (graph.coordination == 0).any():
@@ -308,6 +313,17 @@ def _topology(
             progress(1)
     if strangers:
         findings.append(_not_one_crystal(strangers))
+    changed = [
+        frame
+        for frame, (lost, _) in different.items()
+        if lost > (1.0 - MIN_SHARED_BONDS) * len(wanted) and frame not in strangers
+    ]
+    if changed:
+        message = (
+            f"Less than {MIN_SHARED_BONDS:.0%} of the bonds of the mean structure: another structure, atoms "
+            "in another order, or a cutoff that cuts through a shell."
+        )
+        findings.append(Finding(True, message, changed))
     if isolated and reference.coordination.all():
         findings.append(Finding(False, "Atoms that have lost all their bonds.", isolated))
     numbers = mean.numbers
@@ -389,57 +405,69 @@ def _check_duplicates(usable: dict[int, AtomicStructure], findings: list[Finding
         findings.append(Finding(True, message, list(copies)))
 
 
-def _forces(structures: Sequence[Any], findings: list[Finding]) -> ForceStatistics:
-    """Statistics of the stored forces, with findings."""
-    stored = {frame: stored_forces(atoms) for frame, atoms in enumerate(structures)}
+def _forces(
+    structures: Sequence[Any], usable: dict[int, AtomicStructure], findings: list[Finding]
+) -> ForceStatistics:
+    """Statistics of the stored forces of the usable frames, with findings."""
+    stored = {frame: stored_forces(structures[frame]) for frame in usable}
     forces = {frame: f for frame, f in stored.items() if f is not None}
+    finite = {frame: f for frame, f in forces.items() if np.isfinite(f).all()}
     if not forces:
-        message = "No frame has forces: enough to predict, not to train."
-        others = sorted({name for atoms in structures for name in atoms.arrays if "force" in name.lower()})
-        if others:
-            message += f" There are arrays named {', '.join(others)}: y = [a.arrays[name] for a in frames]."
-        findings.append(Finding(False, message, []))
-        return ForceStatistics(0)
-    missing = [frame for frame in stored if frame not in forces]
-    if missing:
+        findings.append(_no_forces(structures))
+    elif len(forces) < len(stored):
+        missing = [frame for frame in stored if frame not in forces]
         findings.append(Finding(True, "No forces, while other frames have them.", missing))
-    broken = [frame for frame, f in forces.items() if not np.isfinite(f).all()]
-    if broken:
+    if len(finite) < len(forces):
+        broken = [frame for frame in forces if frame not in finite]
         findings.append(Finding(True, "Forces with NaN or infinite values.", broken))
-    finite = {frame: f for frame, f in forces.items() if frame not in broken}
     if not finite:
         return ForceStatistics(len(forces))
     rows = np.concatenate(list(finite.values()))
-    numbers = np.concatenate([structures[frame].numbers for frame in finite])
-    rms, largest = _rms(rows), float(np.abs(rows).max())
+    numbers = np.concatenate([usable[frame].numbers for frame in finite])
     net = np.array([f.sum(axis=0) for f in finite.values()])
-    if not largest:
+    rms = _rms(rows)
+    _check_sizes(finite, rms, findings)
+    return ForceStatistics(
+        frames=len(forces),
+        rms=rms,
+        largest=float(np.abs(rows).max()),
+        rms_by_species={chemical_symbols[z]: _rms(rows[numbers == z]) for z in np.unique(numbers)},
+        net_rms=_rms(net),
+        net_largest=float(np.abs(net).max()),
+    )
+
+
+def _no_forces(structures: Sequence[Any]) -> Finding:
+    message = "No frame has forces: enough to predict, not to train."
+    arrays = {name for atoms in structures for name in getattr(atoms, "arrays", {})}
+    others = sorted(name for name in arrays if "force" in name.lower())
+    if others:
+        message += f" There are arrays named {', '.join(others)}: y = [a.arrays[name] for a in frames]."
+    return Finding(False, message, [])
+
+
+def _check_sizes(forces: dict[int, NDArray[np.float64]], rms: float, findings: list[Finding]) -> None:
+    """Forces that vanish, that are huge, or that do not balance."""
+    if not rms:
         findings.append(Finding(True, "All forces are zero.", []))
+        return
     limit = min(LARGE_FORCE_FACTOR * rms, LARGE_FORCE)
-    large = [frame for frame, f in finite.items() if np.abs(f).max() > limit]
-    if large and largest:
+    large = [frame for frame, f in forces.items() if np.abs(f).max() > limit]
+    if large:
         message = (
             f"Forces beyond {limit:.3g} eV/Angstrom (the RMS of all is {rms:.3g}): wrong units, atoms that "
             "collide, or an unconverged calculation."
         )
         findings.append(Finding(True, message, large))
-    pulled = [
-        frame for frame, f in finite.items() if np.abs(f.sum(axis=0)).max() > LARGE_NET_FORCE * rms * len(f)
+    unbalanced = [
+        frame for frame, f in forces.items() if np.abs(f.sum(axis=0)).max() > LARGE_NET_FORCE * rms * len(f)
     ]
-    if pulled:
+    if unbalanced:
         message = (
             f"Net forces of more than {LARGE_NET_FORCE:.0%} of the RMS force per atom: an unconverged "
             "calculation, fixed atoms, or an external field."
         )
-        findings.append(Finding(True, message, pulled))
-    return ForceStatistics(
-        frames=len(forces),
-        rms=rms,
-        largest=largest,
-        rms_by_species={chemical_symbols[z]: _rms(rows[numbers == z]) for z in np.unique(numbers)},
-        net_rms=_rms(net),
-        net_largest=float(np.abs(net).max()),
-    )
+        findings.append(Finding(True, message, unbalanced))
 
 
 def _rms(values: NDArray[np.float64]) -> float:

@@ -55,7 +55,8 @@ def stored_forces(atoms: Any) -> NDArray[np.float64] | None:
     Parameters
     ----------
     atoms : ase.Atoms
+        Anything else has no forces.
     """
     results = getattr(getattr(atoms, "calc", None), "results", {})
-    forces = results.get("forces", atoms.arrays.get("forces"))
+    forces = results.get("forces", getattr(atoms, "arrays", {}).get("forces"))
     return None if forces is None else np.array(forces, dtype=np.float64)

@@ -20,8 +20,11 @@ from tinynet_sklearn.graph import BondGraph
 #: A vector with more entries than this is a mistake (and would not fit in memory): refused.
 MAX_COLUMNS = 1_000_000
 
-#: Hops in the tables of all atoms together (4 bytes each).
-MAX_TABLE_HOPS = 250_000_000
+#: Hops of all walks in the tables of all atoms together; building them takes about 40 bytes for each.
+MAX_TABLE_HOPS = 50_000_000
+
+#: A neighbour vector takes as much room in the tables as so many hops.
+HOPS_PER_NEIGHBOR = 14
 
 #: Search steps per atom and walk length after which simple cycles count as "too many" (seconds).
 MAX_SEARCH_STEPS = 1_000_000_000
@@ -178,19 +181,20 @@ def check_size(counts: PathCounts, spec: PathSpec) -> None:
         With the count, its cause and the way out.
     """
     length = counts.vector_length(spec)
+    near = counts.shells if spec.unique_neighbors else counts.ends
     hops = sum(float(m * counts.walks[m].sum()) for m in spec.lengths)
+    hops += HOPS_PER_NEIGHBOR * sum(float(shell.sum()) for shell in near.values())
     if length <= MAX_COLUMNS and hops <= MAX_TABLE_HOPS:
         return
     kind = "simple cycles" if spec.simple else "closed walks"
     causes = [f"{_number(counts.walks[m].max())} {kind} of {m} hops" for m in spec.lengths]
-    near = counts.shells if spec.unique_neighbors else counts.ends
     causes += [f"{_number(near[h].max())} neighbours at {h} hops" for h in range(1, spec.N + 1)]
     worst = max(causes, key=lambda cause: float(cause.split()[0].lstrip(">").replace(",", "")))
     remedies = ["paths='simple'"] if spec.n and not spec.simple else []
     remedies += [] if spec.unique_neighbors or not spec.N else ["neighbors='unique'"]
     remedies += ["a smaller n or N", "fewer bonds"]
     raise ValueError(
-        f"n={spec.n}, N={spec.N} would give vectors of {_number(length)} entries and tables of "
+        f"n={spec.n}, N={spec.N} would give vectors of {_number(length)} entries and tables worth "
         f"{_number(hops)} hops (limits: {MAX_COLUMNS:,} and {MAX_TABLE_HOPS:,}); the largest part are "
         f"{worst} from one atom. Use {' or '.join(remedies)}."
     )

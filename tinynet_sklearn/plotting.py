@@ -241,7 +241,8 @@ def _rows(y: Any) -> tuple[Floats, NDArray[np.int64]]:
     if isinstance(y, PerAtomArray):
         return np.asarray(y.values, dtype=np.float64), np.asarray(y.species, dtype=np.int64)
     rows = np.asarray(y, dtype=np.float64)
-    rows = rows.reshape(len(rows), -1) if rows.ndim else rows.reshape(1, 1)
+    if rows.ndim != 2:
+        rows = rows.reshape(-1, rows.shape[-1] if rows.ndim > 2 else 1)
     return rows, np.zeros(len(rows), dtype=np.int64)
 
 

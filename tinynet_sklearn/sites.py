@@ -44,6 +44,10 @@ VACUUM = 10.0
 #: Resolution (Angstrom) of the direction order of a representative's slots.
 DIRECTION_RESOLUTION = 0.05
 
+#: Moves the edges between directions, in units of the resolution, off round numbers: half of a lattice
+#: constant of 3.25 Angstrom would be an edge, and rounding would decide on the order.
+EDGE_SHIFT = 0.318
+
 
 @dataclass(frozen=True, eq=False)
 class SiteGroup:
@@ -205,7 +209,7 @@ class _Star:
 
     def direction_ranks(self) -> Ints:
         """Order by hop, species, and direction (x, then y, then z)."""
-        x, y, z = np.round(self.vectors / DIRECTION_RESOLUTION).T
+        x, y, z = np.round(self.vectors / DIRECTION_RESOLUTION + EDGE_SHIFT).T
         order = np.lexsort((z, y, x, self.ball.numbers, self.ball.hops))
         ranks = np.empty(len(order), dtype=np.int64)
         ranks[order] = np.arange(len(order))

@@ -50,12 +50,14 @@ class AtomicStructure:
         return scaled
 
 
-def as_structures(structures: Any) -> list[AtomicStructure]:
+def as_structures(structures: Any, name: str = "X") -> list[AtomicStructure]:
     """Check and convert what a user passes as X.
 
     Parameters
     ----------
     structures : sequence of ase.Atoms or pymatgen Structure / Molecule
+    name : str, default="X"
+        What messages call them.
 
     Returns
     -------
@@ -69,27 +71,32 @@ def as_structures(structures: Any) -> list[AtomicStructure]:
         If the list is empty, or positions, cells or site occupations cannot be used. All faulty
         structures are collected and reported in one message.
     """
-    if _is_ase(structures) or _is_pymatgen(structures):
+    if is_structure(structures):
         raise TypeError(
-            f"X must be a list of structures, got a single {type(structures).__name__}; pass [atoms]."
+            f"{name} must be a list of structures, got a single {type(structures).__name__}; pass [atoms]."
         )
     if isinstance(structures, str) or not isinstance(structures, Iterable):
         raise TypeError(
-            "X must be a list of ase.Atoms or pymatgen Structures, got "
+            f"{name} must be a list of ase.Atoms or pymatgen Structures, got "
             f"{type(structures).__name__}; read files with ase.io.read(path, ':') first."
         )
     items = list(structures)
     if not items:
-        raise ValueError("X must hold at least one structure, got an empty list.")
+        raise ValueError(f"{name} must hold at least one structure, got an empty list.")
     for index, item in enumerate(items):
-        if not (_is_ase(item) or _is_pymatgen(item)):
+        if not is_structure(item):
             raise TypeError(
-                "X must be a list of ase.Atoms or pymatgen Structures, got "
+                f"{name} must be a list of ase.Atoms or pymatgen Structures, got "
                 f"{type(item).__name__} at index {index}; convert it first."
             )
     converted = [item if isinstance(item, AtomicStructure) else _convert(item) for item in items]
-    raise_problems("X has structures that cannot be used", list(_problems(items, converted)))
+    raise_problems(f"{name} has structures that cannot be used", list(_problems(items, converted)))
     return [item for item in converted if item is not None]
+
+
+def is_structure(item: Any) -> bool:
+    """Whether `as_structures` knows how to convert an object."""
+    return _is_ase(item) or _is_pymatgen(item)
 
 
 def raise_problems(headline: str, problems: Sequence[str]) -> None:

@@ -1,0 +1,249 @@
+"""The ``tinynet`` command.
+
+Thin calls: what is computed lives in `quickstart` and `inspection`, how it looks in `reports`. Heavy imports
+wait until a command runs, so that ``tinynet --help`` answers at once.
+
+Exit codes: 0 fine, 1 a problem in the data, 2 wrong usage.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tinynet_sklearn._version import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PROBLEM, USAGE = 1, 2
+
+app = typer.Typer(
+    name="tinynet",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Chemical-bonding-aware machine learning for materials.",
+)
+
+
+class Material(StrEnum):
+    """Bundled data sets."""
+
+    batio3 = "batio3"
+    moo3 = "moo3"
+    both = "both"
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def parse_bonds(text: str) -> Any:
+    """Turn the ``--bonds`` option into what `CycleMomentFeaturizer` takes.
+
+    Parameters
+    ----------
+    text : str
+        A cutoff ("3.1"), "natural", or cutoffs by pair ("Ba-O=3.6,Ti-O=2.7").
+
+    Raises
+    ------
+    ValueError
+        If it is none of these.
+    """
+    from ase import Atoms
+
+    from tinynet_sklearn.graph import build_bond_graph
+
+    contract = "bonds must be a cutoff (3.1), 'natural', or cutoffs by pair (Ba-O=3.6,Ti-O=2.7)"
+    if text == "natural":
+        return text
+    try:
+        if "=" not in text:
+            bonds: Any = float(text)
+        else:
+            pairs = (part.split("=") for part in text.split(","))
+            bonds = {pair.strip(): float(cutoff) for pair, cutoff in pairs}
+    except ValueError:
+        raise ValueError(f"{contract}, got {text!r}.") from None
+    build_bond_graph(Atoms("H"), bonds)  # rules check their numbers when they are used
+    return bonds
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tinynet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example:  tinynet quickstart --output my-first-model --material moo3")
+def quickstart(
+    output: Annotated[Path, typer.Option(help="Folder for the models and plots.")] = Path(
+        "tinynet-quickstart"
+    ),
+    material: Annotated[Material, typer.Option(help="Which bundled data to learn.")] = Material.both,
+    seed: Annotated[int, typer.Option(min=0, help="For the split and the initial weights.")] = 0,
+    max_iter: Annotated[int, typer.Option(min=1, help="L-BFGS iterations per network.")] = 400,
+) -> None:
+    """Train and test force models on the bundled DFT data, in about a minute.
+
+    For BaTiO3 and MoO3: finds the bonds, embeds every atom, trains one tiny network per species, shows the
+    errors on held-out structures next to those of predicting zero, writes the model and a parity plot, and
+    reads the model back to predict again.
+    """
+    with _user_errors() as console:
+        from tinynet_sklearn.quickstart import MATERIALS
+
+        if output.exists() and not output.is_dir():
+            raise typer.BadParameter(f"{output} is a file; name a folder.", param_hint="--output")
+        names = list(MATERIALS) if material is Material.both else [material.value]
+        same = [_learn(console, name, output, seed, max_iter) for name in names]
+        example = output / f"{names[0]}.tinynet"
+        console.print(
+            f"\nTo use a model in Python: tinynet_sklearn.load_model({str(example)!r})", markup=False
+        )
+        if not all(same):
+            raise ValueError("a model read back from its file does not predict the same; please report this.")
+
+
+def _learn(console: "Console", name: str, output: Path, seed: int, max_iter: int) -> bool:
+    """Run the steps of the quickstart on one material; whether the saved model predicts the same."""
+    from tinynet_sklearn import quickstart, reports
+
+    data = quickstart.MATERIALS[name]()
+    console.print()
+    console.rule(f"[bold]{data.DESCR.splitlines()[0]}")
+    train, test = quickstart.split(data, seed)
+    structures = [data.structures[i] for i in test]
+    reports.section(
+        console,
+        "Data",
+        f"{len(data.structures)} structures of {len(structures[0])} atoms, forces from DFT",
+        f"{len(train)} to learn from; {len(test)} held out for the test, one in {quickstart.N_FOLDS} of each "
+        "temperature (independent structures, each a group of its own)",
+    )
+    pipeline = quickstart.make_pipeline(data.bonds, max_iter=max_iter, random_state=seed, verbose=1)
+    featurizer = pipeline["embed"].fit([data.structures[i] for i in train])
+    bonds = ", ".join(f"{pair} below {cutoff} Angstrom" for pair, cutoff in data.bonds.items())
+    reports.section(
+        console,
+        "Bonds and features",
+        f"{bonds}; closed walks of up to {featurizer.n} hops, neighbours up to {featurizer.N} hops",
+        reports.features_table(quickstart.describe_features(featurizer), featurizer.n_features_out_),
+    )
+    layers = "x".join(str(n) for n in pipeline["net"].hidden_layer_sizes)
+    reports.section(console, f"Training one {layers} network per species on forces")
+    with console.status("training ..."):
+        seconds = quickstart.train(pipeline, data, train)
+    console.print(f"done in {seconds:.0f} s")
+    predicted = pipeline.predict(structures)
+    rows = quickstart.evaluate(data.target[test], predicted, data.temperatures[test])
+    reports.section(
+        console,
+        f"Errors on held-out structures, eV/Angstrom (label noise: about {data.label_noise:.2g})",
+        reports.errors_table(rows),
+    )
+    metadata = {
+        "data": name,
+        "target": "forces, eV/Angstrom",
+        "seed": seed,
+        "test_rmse": rows[-1].rmse,
+        "test_mae": rows[-1].mae,
+        "test_frames": [int(frame) for frame in data.frames[test]],
+    }
+    plot_title = f"{structures[0].info['material']}, {len(test)} held-out structures"
+    saved = quickstart.save(
+        pipeline, output, name, plot_title, structures, data.target[test], predicted, metadata
+    )
+    reports.section(
+        console,
+        "Files",
+        f"{saved.model} ({saved.size / 1024:.0f} kB); read back: "
+        + ("exactly the same forces" if saved.identical else "OTHER FORCES"),
+        f"{saved.plot}",
+    )
+    return saved.identical
+
+
+@app.command(epilog="Example:  tinynet inspect frames.extxyz --bonds Ba-O=3.6,Ti-O=2.7")
+def inspect(
+    file: Annotated[Path, typer.Argument(help="Structures in any format that ASE reads.")],
+    bonds: Annotated[
+        str,
+        typer.Option(
+            help="Cutoff between different species in Angstrom (3.1), [bold]natural[/bold], or cutoffs by "
+            "pair (Ba-O=3.6,Ti-O=2.7)."
+        ),
+    ] = "3.1",
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Say what is in a file of structures, and what looks wrong with it.
+
+    Frames and species, bonds and distances by pair, whether all frames share one bond graph, how long the
+    vectors would be for walks of n and neighbours of N hops, forces, and anything a fit would stumble over.
+
+    Exits with 1 if something looks wrong.
+    """
+    with _user_errors() as console:
+        try:
+            rule = parse_bonds(bonds)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--bonds") from None
+        found = _inspected(file, rule)
+        if as_json:
+            typer.echo(json.dumps(found.as_dict(), indent=2))
+        else:
+            from tinynet_sklearn.reports import print_inspection
+
+            print_inspection(console, str(file), rule, found)
+    if found.problems:
+        raise typer.Exit(PROBLEM)
+
+
+def _inspected(file: Path, bonds: Any) -> Any:
+    """Read and inspect, with a progress bar on the error stream."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from tinynet_sklearn.inspection import inspect_structures
+    from tinynet_sklearn.io import read_structures
+
+    structures = read_structures(file)
+    stderr = Console(stderr=True)
+    with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
+        task = progress.add_task("frames", total=len(structures))
+        return inspect_structures(structures, bonds, progress=lambda n: progress.advance(task, n))
+
+
+@contextmanager
+def _user_errors() -> Iterator["Console"]:
+    """Give a console; turn errors that users can mend into a message and an exit code."""
+    from rich.console import Console
+
+    try:
+        yield Console(highlight=False, soft_wrap=False)
+    except FileNotFoundError as error:
+        _fail(str(error), USAGE)
+    except (ValueError, OSError, MemoryError) as error:
+        _fail(str(error), PROBLEM)
+
+
+def _fail(message: str, code: int) -> None:
+    typer.secho(f"error: {message}", err=True, fg=typer.colors.RED)
+    raise typer.Exit(code)

@@ -1,0 +1,241 @@
+"""The main job on the bundled data, step by step: bonds, split, training, errors, files.
+
+Each step is a function that returns what it found; `tinynet_sklearn.cli` calls them in turn and shows the
+results. They are also the shortest complete example of how the parts of the package fit together.
+"""
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import Pipeline
+from sklearn.utils import Bunch
+
+from tinynet_sklearn._validation import species_name
+from tinynet_sklearn.containers import PerAtomArray
+from tinynet_sklearn.datasets import load_batio3, load_moo3
+from tinynet_sklearn.features import CycleMomentFeaturizer
+from tinynet_sklearn.metrics import force_mae, force_mae_per_species, force_rmse, force_rmse_per_species
+from tinynet_sklearn.persistence import load_model, save_model
+from tinynet_sklearn.plotting import ParityDisplay
+from tinynet_sklearn.regressor import BPNNRegressor
+
+#: Data sets by the name on the command line.
+MATERIALS: dict[str, Callable[[], Bunch]] = {"batio3": load_batio3, "moo3": load_moo3}
+
+#: One structure in so many is held out.
+N_FOLDS = 5
+
+Ints = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class SpeciesFeatures:
+    """What the vector of one species consists of.
+
+    Attributes
+    ----------
+    species : str
+    n_atoms : int
+        Per cell.
+    environments : dict of str to int
+        Bonded neighbours and how many atoms have them, for example ``{"6 O": 4}``.
+    walks, neighbors : int
+        Most walk entries and neighbour vectors of an atom of this species.
+    """
+
+    species: str
+    n_atoms: int
+    environments: dict[str, int]
+    walks: int
+    neighbors: int
+
+
+@dataclass(frozen=True)
+class ErrorRow:
+    """Errors on a part of the held-out forces, and those of predicting zero; eV/Angstrom."""
+
+    name: str
+    n_components: int
+    rmse: float
+    mae: float
+    zero_rmse: float
+    zero_mae: float
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """Files written, and whether the model read back from its file predicts the same numbers."""
+
+    model: Path
+    plot: Path
+    size: int
+    identical: bool
+
+
+def make_pipeline(bonds: Any, *, max_iter: int = 400, random_state: int = 0, verbose: int = 0) -> Pipeline:
+    """Return the pipeline that is trained: L_4^(3), one 16x32 network per species.
+
+    Forces turn with the crystal. Training on every symmetry copy of every atom, and averaging predictions
+    over them, teaches that to the networks; on a few dozen structures it halves the error.
+
+    Parameters
+    ----------
+    bonds
+        As in `CycleMomentFeaturizer`.
+    max_iter : int
+        L-BFGS iterations per network.
+    random_state, verbose : int
+        As in `BPNNRegressor`.
+    """
+    return Pipeline(
+        [
+            ("embed", CycleMomentFeaturizer(n=4, N=3, bonds=bonds)),
+            (
+                "net",
+                BPNNRegressor(
+                    hidden_layer_sizes=(16, 32),
+                    alpha=1e-4,
+                    max_iter=max_iter,
+                    symmetry_copies="all",
+                    symmetry_average=True,
+                    n_jobs=-1,
+                    random_state=random_state,
+                    verbose=verbose,
+                ),
+            ),
+        ]
+    )
+
+
+def split(data: Bunch, seed: int) -> tuple[Ints, Ints]:
+    """Numbers of the training and of the held-out structures.
+
+    One thermal structure in five is held out, whole groups at a time (here, a group is one random seed,
+    hence one structure), with the same share of each temperature. The reference structure, around which all
+    others were drawn, is for training.
+
+    Parameters
+    ----------
+    data : Bunch
+        From `load_batio3` or `load_moo3`.
+    seed : int
+    """
+    thermal = np.flatnonzero(data.temperatures > 0)
+    folds = StratifiedGroupKFold(N_FOLDS, shuffle=True, random_state=seed)
+    _, held_out = next(folds.split(thermal, data.temperatures[thermal], data.groups[thermal]))
+    test = thermal[held_out]
+    return np.setdiff1d(np.arange(len(data.structures)), test), test
+
+
+def describe_features(featurizer: CycleMomentFeaturizer) -> list[SpeciesFeatures]:
+    """Bonds and vector contents per species, of a fitted featurizer, in the order of the periodic table."""
+    table = featurizer.table_
+    numbers = table.graph.numbers
+    environments = table.graph.coordination_by_species()
+    # Walks that share a column are summed, and count once.
+    used = np.unique(np.column_stack([table.walk_rows, table.walk_columns]), axis=0)[:, 0]
+    walks = np.bincount(used, minlength=len(numbers))
+    neighbors = np.bincount(table.neighbor_rows, minlength=len(numbers))
+    return [
+        SpeciesFeatures(
+            species=species_name(z),
+            n_atoms=int(np.count_nonzero(numbers == z)),
+            environments=dict(sorted(environments[species_name(z)].items())),
+            walks=int(walks[numbers == z].max()),
+            neighbors=int(neighbors[numbers == z].max()),
+        )
+        for z in np.unique(numbers)
+    ]
+
+
+def train(pipeline: Pipeline, data: Bunch, structures: Ints) -> float:
+    """Fit on the given structures; returns the seconds it took."""
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        # To stop at max_iter is the plan here, and no news.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        pipeline.fit([data.structures[i] for i in structures], data.target[structures])
+    return time.perf_counter() - start
+
+
+def evaluate(
+    true: PerAtomArray, predicted: PerAtomArray, temperatures: NDArray[np.float64]
+) -> list[ErrorRow]:
+    """Errors per species, per temperature and of all.
+
+    Parameters
+    ----------
+    true, predicted : PerAtomArray of shape (n_structures, 3)
+        Forces, eV/Angstrom.
+    temperatures : ndarray of shape (n_structures,)
+        K.
+    """
+    zero = true.with_values(np.zeros_like(true.values))
+    per_species = [
+        metric(true, prediction)
+        for prediction in (predicted, zero)
+        for metric in (force_rmse_per_species, force_mae_per_species)
+    ]
+    symbols = {species_name(z): np.count_nonzero(true.species == z) for z in np.unique(true.species)}
+    rows = [
+        ErrorRow(symbol, 3 * int(n), *(errors[symbol] for errors in per_species))
+        for symbol, n in symbols.items()
+    ]
+    for temperature in np.unique(temperatures):
+        these = np.flatnonzero(temperatures == temperature)
+        rows.append(_errors(f"{temperature:.0f} K", true[these], predicted[these], zero[these]))
+    return [*rows, _errors("all", true, predicted, zero)]
+
+
+def save(
+    pipeline: Pipeline,
+    folder: Path,
+    name: str,
+    title: str,
+    structures: list[Any],
+    true: PerAtomArray,
+    predicted: PerAtomArray,
+    metadata: dict[str, Any],
+) -> SavedModel:
+    """Write the model and a parity plot, then read the model back and predict again.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        Fitted.
+    folder : Path
+        Made if it is not there.
+    name, title : str
+        First part of the file names, and what stands over the plot.
+    structures, true, predicted
+        Held-out structures with their forces and the predictions of `pipeline`.
+    metadata : dict
+        Kept in the model file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model, plot = folder / f"{name}.tinynet", folder / f"{name}-parity.png"
+    save_model(pipeline, model, metadata)
+    display = ParityDisplay.from_predictions(true, predicted)
+    display.ax_.set_title(title)
+    display.figure_.savefig(plot)
+    again = load_model(model).predict(structures)
+    return SavedModel(model, plot, model.stat().st_size, bool(np.array_equal(again.values, predicted.values)))
+
+
+def _errors(name: str, true: PerAtomArray, predicted: PerAtomArray, zero: PerAtomArray) -> ErrorRow:
+    return ErrorRow(
+        name,
+        true.values.size,
+        force_rmse(true, predicted),
+        force_mae(true, predicted),
+        force_rmse(true, zero),
+        force_mae(true, zero),
+    )

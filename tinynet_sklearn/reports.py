@@ -1,0 +1,206 @@
+"""How the command line shows its results: tables and text for `rich`, and nothing that computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from tinynet_sklearn.distances import HISTOGRAM_BIN, HISTOGRAM_RANGE, PairDistances
+
+if TYPE_CHECKING:
+    from tinynet_sklearn.inspection import Finding, ForceStatistics, Inspection, Topology, VectorLength
+    from tinynet_sklearn.quickstart import ErrorRow, SpeciesFeatures
+
+#: Heights of the bars, an eighth of a line each.
+BARS = " ▁▂▃▄▅▆▇█"
+
+#: At most this many frame numbers are listed.
+MAX_LISTED_FRAMES = 12
+
+#: At most this many sets of different atoms.
+MAX_LISTED_SETS = 5
+
+
+def section(console: Console, title: str, *content: RenderableType) -> None:
+    """Print a heading and, indented, what belongs to it."""
+    console.print(Text(f"\n{title}", style="bold"))
+    for part in content:
+        shown = Text(part) if isinstance(part, str) else part  # no markup in file names
+        console.print(Padding(shown, (0, 0, 0, 2), expand=False))
+
+
+def features_table(species: Iterable[SpeciesFeatures], n_columns: int) -> Table:
+    """Bonds and contents of the vectors, a line per species."""
+    table = _table("species", "atoms", "bonded to", "walks", "neighbours", "entries")
+    for s in species:
+        counts = set(s.environments.values())
+        if len(counts) == 1:
+            each = "" if len(s.environments) == 1 else f" ({counts.pop()} each)"
+            bonds = ", ".join(s.environments) + each
+        else:
+            bonds = ", ".join(f"{environment} ({n})" for environment, n in s.environments.items())
+        used = f"{s.walks + 3 * s.neighbors} of {n_columns}"
+        table.add_row(s.species, str(s.n_atoms), bonds, str(s.walks), str(s.neighbors), used)
+    return table
+
+
+def errors_table(rows: Iterable[ErrorRow]) -> Table:
+    """Errors next to those of the trivial predictor."""
+    table = _table("", "components", "RMSE", "zero force", "ratio", "MAE", "zero force")
+    for row in rows:
+        table.add_row(
+            row.name,
+            str(row.n_components),
+            f"{row.rmse:.3f}",
+            f"{row.zero_rmse:.3f}",
+            f"{row.rmse / row.zero_rmse:.0%}" if row.zero_rmse else "-",
+            f"{row.mae:.3f}",
+            f"{row.zero_mae:.3f}",
+            style="bold" if row.name == "all" else None,
+        )
+    return table
+
+
+def print_inspection(console: Console, path: str, bonds: Any, found: Inspection) -> None:
+    """Print all that `inspect_structures` found."""
+    sets = [_topology_line(topology) for topology in found.topologies[:MAX_LISTED_SETS]]
+    if len(found.topologies) > MAX_LISTED_SETS:
+        sets.append(f"... and {len(found.topologies) - MAX_LISTED_SETS} more sets of atoms")
+    section(console, f"{path}: {_plural(found.n_frames, 'frame')}", *sets)
+    if found.topologies:
+        first = found.topologies[0]
+        section(console, f"Bonds of the mean {first.formula} with bonds={bonds!r}", _coordination(first))
+    if found.distances:
+        section(console, "Distances in all frames (Angstrom)", _distances(found.distances))
+    if found.topologies:
+        section(console, "Same bonds in all frames?", *map(_sharing, found.topologies[:MAX_LISTED_SETS]))
+    if found.lengths:
+        what = "Vector lengths, entries per atom (default settings; ≤ counted, not merged)"
+        section(console, what, _lengths(found.lengths))
+    section(console, "Forces", _forces(found.forces, found.n_frames))
+    section(console, "What looks wrong", *_findings(found.problems, "Nothing."))
+    notes = [finding for finding in found.findings if not finding.problem]
+    if notes:
+        section(console, "Notes", *_findings(notes, ""))
+
+
+def bar(counts: Sequence[int], marked: Sequence[int]) -> Text:
+    """Histogram in one line; bins with ``marked`` counts are coloured."""
+    highest = max(max(counts), 1)
+    text = Text()
+    for count, inside in zip(counts, marked, strict=True):
+        level = 0 if not count else max(1, round((len(BARS) - 1) * count / highest))
+        text.append(BARS[level], style="green" if inside else "dim")
+    return text
+
+
+def listed(frames: Sequence[int]) -> str:
+    """Frame numbers, the first few of many."""
+    shown = ", ".join(map(str, frames[:MAX_LISTED_FRAMES]))
+    return shown + (f", ... ({len(frames)} in all)" if len(frames) > MAX_LISTED_FRAMES else "")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for k, column in enumerate(columns):
+        table.add_column(column, justify="left" if k == 0 or column == "bonded to" else "right")
+    return table
+
+
+def _topology_line(topology: Topology) -> str:
+    axes = [axis for axis, periodic in zip("abc", topology.pbc, strict=True) if periodic]
+    periodic = f"periodic along {', '.join(axes)}" if axes else "not periodic"
+    frames = _plural(len(topology.frames), "frame")
+    return f"{frames} of {_plural(topology.n_atoms, 'atom')}, {topology.formula}, {periodic}"
+
+
+def _coordination(topology: Topology) -> Table:
+    table = _table("species", "atoms", "bonded to")
+    for symbol, environments in topology.coordination.items():
+        for environment, count in environments.items():
+            table.add_row(symbol, str(count), environment)
+            symbol = ""
+    return table
+
+
+def _distances(pairs: Sequence[PairDistances]) -> Table:
+    occupied = [k for pair in pairs for k, count in enumerate(pair.histogram) if count]
+    first = min(occupied, default=0) // 5 * 5
+    # Two bins to a column where forty columns do not suffice.
+    merged = 1 if len(pairs[0].histogram) - first <= 40 else 2
+    scale = f"{first * HISTOGRAM_BIN:.1f} to {HISTOGRAM_RANGE:.1f}, {merged * HISTOGRAM_BIN:.1f} a column"
+    table = _table("pair", "bonds", "from", "to", "next")
+    table.add_column(scale, no_wrap=True)
+    for pair in pairs:
+        counts, bonded = (
+            [sum(bins[k : k + merged]) for k in range(first, len(bins), merged)]
+            for bins in (pair.histogram, pair.bonded)
+        )
+        table.add_row(
+            pair.pair,
+            f"{pair.bonds_per_frame:.4g}" if pair.bonds_per_frame else "-",
+            *("-" if d is None else f"{d:.2f}" for d in (pair.shortest, pair.longest, pair.next)),
+            bar(counts, bonded),
+        )
+    return table
+
+
+def _sharing(topology: Topology) -> str:
+    if not topology.different:
+        return f"{topology.formula}: yes, all of {_plural(len(topology.frames), 'frame')}."
+    return (
+        f"{topology.formula}: no, {len(topology.different)} of {len(topology.frames)} frames differ from "
+        f"the mean structure: {listed(list(topology.different))}."
+    )
+
+
+def _lengths(lengths: Sequence[VectorLength]) -> Table:
+    n_values = list(dict.fromkeys(length.n for length in lengths))
+    N_values = sorted({length.N for length in lengths})
+    found = {(length.paths, length.n, length.N): length for length in lengths}
+    table = _table("paths", "n", *(f"N={N}" for N in N_values))
+    for kind in dict.fromkeys(length.paths for length in lengths):
+        for k, n in enumerate(sorted(n_values)):
+            cells = [_length(found.get((kind, n, N))) for N in N_values]
+            table.add_row("" if k else kind, str(n), *cells, end_section=n == max(n_values))
+    return table
+
+
+def _length(length: VectorLength | None) -> str:
+    if length is None:
+        return "-"
+    if length.entries is None:
+        return "too many"
+    return f"{'' if length.exact else '≤ '}{length.entries:,}"
+
+
+def _forces(forces: ForceStatistics, n_frames: int) -> str:
+    if forces.rms is None or forces.rms_by_species is None:
+        return f"in {forces.frames} of {_plural(n_frames, 'frame')}"
+    species = ", ".join(f"{symbol} {rms:.3g}" for symbol, rms in forces.rms_by_species.items())
+    return (
+        f"in {forces.frames} of {_plural(n_frames, 'frame')}\n"
+        f"components: RMS {forces.rms:.3g} ({species}), largest {forces.largest:.3g} eV/Angstrom\n"
+        f"net force: RMS {forces.net_rms:.2g}, largest {forces.net_largest:.2g} eV/Angstrom"
+    )
+
+
+def _findings(findings: Sequence[Finding], nothing: str) -> list[RenderableType]:
+    if not findings:
+        return [nothing]
+    grid = Table.grid(padding=(0, 1))
+    for finding in findings:
+        where = f" [frames {listed(finding.frames)}]" if finding.frames else ""
+        style = "red" if finding.problem else ""
+        grid.add_row(Text("-", style=style), Text(finding.message + where))
+    return [grid]
+
+
+def _plural(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"

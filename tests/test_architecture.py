@@ -18,7 +18,17 @@ FLOORS = [
     ["_version", "_validation", "_kernels", "frames", "containers"],
     ["structures", "io", "graph", "distances"],
     ["paths", "sites", "tables", "reference"],
-    ["features", "preprocessing", "networks", "solvers", "rows", "training"],
+    [
+        "features",
+        "preprocessing",
+        "scaling",
+        "networks",
+        "recorder",
+        "keras_loops",
+        "solvers",
+        "rows",
+        "training",
+    ],
     ["metrics"],
     ["regressor"],
     ["plotting", "datasets", "persistence", "inspection"],
@@ -28,8 +38,8 @@ HEIGHT = {name: k for k, name in enumerate(name for floor in FLOORS for name in 
 
 #: Packages that belong to some modules only.
 AT_HOME = {
-    "keras": {"networks", "solvers"},
-    "tensorflow": {"networks", "solvers"},
+    "keras": {"networks", "keras_loops"},
+    "tensorflow": {"networks", "keras_loops"},
     "numba": {"_kernels"},
     "matplotlib": {"plotting"},
     "pymatgen": {"graph"},

@@ -9,17 +9,19 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from tinynet_sklearn.networks import (
     ACTIVATIONS,
-    BLOCK_ROWS,
-    ColumnScaling,
     DenseStack,
     KerasNetwork,
     build_custom,
-    fit_input_scaling,
-    fit_target_scaling,
     glorot_stack,
     keras_model,
-    weighted_moments,
     with_arrays,
+)
+from tinynet_sklearn.scaling import (
+    BLOCK_ROWS,
+    ColumnScaling,
+    fit_input_scaling,
+    fit_target_scaling,
+    weighted_moments,
 )
 
 CLOSE = {"float64": 1e-12, "float32": 1e-5}

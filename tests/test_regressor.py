@@ -20,7 +20,7 @@ from sklearn.model_selection import GridSearchCV
 
 from tinynet_sklearn import BPNNRegressor, PerAtomArray, SiteFrames, regressor
 from tinynet_sklearn.frames import ColumnSymmetry
-from tinynet_sklearn.solvers import Recorder
+from tinynet_sklearn.recorder import Recorder
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 

@@ -6,19 +6,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from tinynet_sklearn.keras_loops import _draw_batches, _graph_loss, _penalty, _Tensors, trainable
 from tinynet_sklearn.networks import build_custom, glorot_stack
-from tinynet_sklearn.solvers import (
-    SOLVERS,
-    Options,
-    Recorder,
-    TrainingSet,
-    _draw_batches,
-    _graph_loss,
-    _penalty,
-    _Tensors,
-    _trainable,
-    stack_loss,
-)
+from tinynet_sklearn.recorder import Options, Recorder, TrainingSet
+from tinynet_sklearn.solvers import SOLVERS, stack_loss
 
 OPTIONS = Options(max_iter=30, tol=1e-6, alpha=1e-4, batch_size=4, learning_rate=0.01, seed=1)
 
@@ -71,7 +62,7 @@ def test_numpy_and_tensorflow_see_the_same_loss(dtype, tolerance):
     import tensorflow as tf
 
     data, network = training_set(dtype=dtype), stack(dtype)
-    model = _trainable(network)
+    model = trainable(network)
     with tf.GradientTape() as tape:
         loss = _graph_loss(model, _Tensors.of(data, dtype), training=False)
         loss += _penalty(model, 0.1, loss.dtype)
@@ -182,7 +173,7 @@ def test_other_keras_backends_are_refused_by_name(monkeypatch):
 
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(RuntimeError) as error:
-        _trainable(stack())
+        trainable(stack())
     assert str(error.value) == (
         "solver='adam' and build_fn train through TensorFlow; Keras runs on 'jax' here. Set the environment "
         "variable KERAS_BACKEND=tensorflow, or use solver='lbfgs' without build_fn, which needs no backend."

@@ -56,7 +56,7 @@ TRUSTED_TYPES = (
             "graph.CutoffBonds",
             "graph.NaturalBonds",
             "graph.PairBonds",
-            "networks.ColumnScaling",
+            "scaling.ColumnScaling",
             "networks.DenseStack",
             "networks.KerasNetwork",
             "paths.PathSpec",

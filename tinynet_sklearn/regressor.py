@@ -25,6 +25,7 @@ from tinynet_sklearn._validation import described, species_name
 from tinynet_sklearn.containers import PerAtomArray
 from tinynet_sklearn.frames import FloatArray
 from tinynet_sklearn.networks import ACTIVATIONS, DenseStack, keras_model
+from tinynet_sklearn.recorder import Recorder
 from tinynet_sklearn.rows import (
     anonymous,
     averaged,
@@ -38,7 +39,7 @@ from tinynet_sklearn.rows import (
     require_symmetry,
     resolved_copies,
 )
-from tinynet_sklearn.solvers import SOLVERS, Recorder
+from tinynet_sklearn.solvers import SOLVERS
 from tinynet_sklearn.training import (
     AtomNetwork,
     Samples,

@@ -17,18 +17,17 @@ from tinynet_sklearn._validation import species_name
 from tinynet_sklearn.containers import PerAtomArray
 from tinynet_sklearn.frames import FloatArray, IntArray
 from tinynet_sklearn.networks import (
-    ColumnScaling,
     DenseStack,
     KerasNetwork,
     as_numpy,
     build_custom,
-    fit_input_scaling,
-    fit_target_scaling,
     glorot_stack,
     with_arrays,
 )
+from tinynet_sklearn.recorder import Options, Recorder, TrainingSet
 from tinynet_sklearn.rows import augmented, merged, network_keys, require_symmetry, resolved_copies
-from tinynet_sklearn.solvers import BATCHED_SOLVERS, SOLVERS, Options, Recorder, TrainingSet
+from tinynet_sklearn.scaling import ColumnScaling, fit_input_scaling, fit_target_scaling
+from tinynet_sklearn.solvers import BATCHED_SOLVERS, SOLVERS
 
 __all__ = ["AtomNetwork", "Samples", "Task", "hidden_sizes", "label_of", "prepare_task", "train_tasks"]
 

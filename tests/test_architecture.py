@@ -17,7 +17,7 @@ PACKAGE = Path(tinynet_sklearn.__file__).parent
 FLOORS = [
     ["_version", "_validation", "_kernels", "frames", "containers"],
     ["structures", "io", "graph", "distances"],
-    ["paths", "sites", "tables", "reference"],
+    ["paths", "sites", "tables", "lengths", "reference"],
     [
         "features",
         "preprocessing",

@@ -12,7 +12,8 @@ from numpy.testing import assert_allclose
 
 from tinynet_sklearn import CycleMomentFeaturizer, build_bond_graph, load_batio3, load_moo3
 from tinynet_sklearn.distances import HISTOGRAM_BIN, HISTOGRAM_RANGE, suggested_cutoff
-from tinynet_sklearn.inspection import inspect_structures, vector_lengths
+from tinynet_sklearn.inspection import inspect_structures
+from tinynet_sklearn.lengths import vector_lengths
 from tinynet_sklearn.paths import PathSpec, count_paths
 
 BONDS = 3.3

@@ -23,19 +23,15 @@ from tinynet_sklearn.distances import (
 )
 from tinynet_sklearn.graph import BondGraph, BondRule, as_bond_rule, bond_graph
 from tinynet_sklearn.io import stored_forces
-from tinynet_sklearn.paths import PathSpec, atom_paths, check_size, count_paths, hop_ball
+from tinynet_sklearn.lengths import VectorLength, vector_lengths
 from tinynet_sklearn.reference import mean_structure, overstretched_bond, unwrapped
 from tinynet_sklearn.structures import AtomicStructure, as_structures
-from tinynet_sklearn.tables import column_layout
 
 #: A force component beyond this many times the RMS of all, or beyond this many eV/Angstrom, is suspicious.
 LARGE_FORCE_FACTOR, LARGE_FORCE = 12.0, 50.0
 
 #: A net force per atom beyond this fraction of the RMS force component is more than noise.
 LARGE_NET_FORCE = 0.1
-
-#: Vector lengths are exact up to this many walks in all atoms together, and upper bounds beyond.
-MAX_EXACT_WALKS = 300_000
 
 #: A frame that has less than this share of the bonds of the mean structure is another structure.
 MIN_SHARED_BONDS = 0.75
@@ -82,25 +78,6 @@ class Topology:
     frames: list[int]
     coordination: dict[str, dict[str, int]]
     different: dict[int, tuple[int, int]]
-
-
-@dataclass(frozen=True)
-class VectorLength:
-    """Length of L_n^(N) for one (n, N).
-
-    Attributes
-    ----------
-    entries : int or None
-        None where there are too many for `CycleMomentFeaturizer`.
-    exact : bool
-        False for an upper bound, from counting without merging.
-    """
-
-    paths: str
-    n: int
-    N: int
-    entries: int | None
-    exact: bool
 
 
 @dataclass(frozen=True)
@@ -213,42 +190,6 @@ def inspect_structures(
         forces=forces,
         findings=sorted(findings, key=lambda finding: not finding.problem),
     )
-
-
-def vector_lengths(
-    graph: BondGraph, n_values: Sequence[int] = (0, 2, 4, 6, 8), N_values: Sequence[int] = (0, 1, 2, 3, 4)
-) -> list[VectorLength]:
-    """Lengths of L_n^(N) with the featurizer's defaults, for all walks and for simple cycles.
-
-    Walks are counted before any is enumerated, so requests that explode cost nothing.
-    """
-    balls: dict[int, Any] = {}
-
-    def width(spec: PathSpec) -> int:
-        if spec.radius not in balls:
-            radius = max(spec.radius, 1)
-            balls[spec.radius] = [hop_ball(graph, atom, radius) for atom in range(graph.n_atoms)]
-        return column_layout(
-            [atom_paths(ball, spec, np.arange(len(ball))) for ball in balls[spec.radius]], spec
-        ).n_columns
-
-    shells = {N: width(PathSpec(0, N)) for N in N_values}
-    lengths = []
-    for kind in ("all", "simple"):
-        for n in n_values:
-            spec = PathSpec(n, 0, simple=kind == "simple")
-            counts = count_paths(graph, spec, limit=MAX_EXACT_WALKS)
-            exact = sum(float(walks.sum()) for walks in counts.walks.values()) <= MAX_EXACT_WALKS
-            try:
-                check_size(counts, spec)
-                walks: int | None = width(spec) if exact else int(counts.vector_length(spec))
-            except ValueError:  # the featurizer would refuse it in the same way
-                walks = None
-            for N in N_values:
-                if n or N:
-                    entries = None if walks is None else walks + shells[N]
-                    lengths.append(VectorLength(kind, int(n), int(N), entries, exact))
-    return lengths
 
 
 def _usable(structures: Sequence[Any], findings: list[Finding]) -> dict[int, AtomicStructure]:

@@ -14,7 +14,8 @@ from rich.text import Text
 from tinynet_sklearn.distances import HISTOGRAM_BIN, HISTOGRAM_RANGE, PairDistances
 
 if TYPE_CHECKING:
-    from tinynet_sklearn.inspection import Finding, ForceStatistics, Inspection, Topology, VectorLength
+    from tinynet_sklearn.inspection import Finding, ForceStatistics, Inspection, Topology
+    from tinynet_sklearn.lengths import VectorLength
     from tinynet_sklearn.quickstart import ErrorRow, SpeciesFeatures
 
 #: Heights of the bars, an eighth of a line each.

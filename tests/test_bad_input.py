@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
 from crystals import copper, perovskite, rattled, rhenium_trioxide, trajectory
 from sklearn.exceptions import NotFittedError
 
@@ -117,13 +118,13 @@ def with_stretched_bond(length):
     return Atoms("BaOBaO", positions=[[0, 0, 0], [0, 0, length], [9, 0, 0], [9, 0, 2.5]])
 
 
-def test_a_bond_stretched_to_more_than_twice_its_length():
+def test_a_bond_stretched_to_more_than_half_as_much_again():
     featurizer = CycleMomentFeaturizer(n=2, N=1).fit([with_stretched_bond(2.5)])
-    featurizer.transform([with_stretched_bond(4.99)])
+    featurizer.transform([with_stretched_bond(3.74)])
     frames = [with_stretched_bond(2.5)] * (CHUNK + 10)
-    frames[3] = frames[CHUNK + 4] = with_stretched_bond(5.01)  # in two chunks of the work
+    frames[3] = frames[CHUNK + 4] = with_stretched_bond(3.76)  # in two chunks of the work
     problem = (
-        "the bond between atoms 0 and 1 is 5.01 Angstrom, in the reference 2.50; fit on structures that keep "
+        "the bond between atoms 0 and 1 is 3.76 Angstrom, in the reference 2.50; fit on structures that keep "
         "their bonds and the order of their atoms."
     )
     assert failure(ValueError, featurizer.transform, frames) == (
@@ -312,3 +313,30 @@ def test_a_failed_fit_names_the_cause_and_a_later_one_succeeds():
     featurizer = CycleMomentFeaturizer()
     failure(ValueError, featurizer.fit, [])
     assert featurizer.fit([rattled(perovskite(), 0)]).transform([perovskite()]).shape[0] == 1
+
+
+def test_neighbours_that_changed_places_are_refused_in_fit_and_transform():
+    crystal = bulk("Si", cubic=True) * (2, 2, 2)
+    order = np.arange(len(crystal))
+    order[[0, 1]] = order[[1, 0]]
+    featurizer = CycleMomentFeaturizer(n=2, N=1, bonds=CutoffBonds(2.9, heteroatomic=False))
+    pattern = (
+        r"X has structures that do not share the reference's bonds:\n"
+        r"  structure 1: the bond between atoms \d+ and \d+ is \d\.\d\d Angstrom, in the reference 2\.\d\d; "
+        r"fit on structures that keep their bonds and the order of their atoms\."
+    )
+    frames = [crystal, crystal[order], *[crystal] * 8]
+    assert re.fullmatch(pattern, failure(ValueError, featurizer.fit, frames))
+    featurizer.fit([crystal])
+    assert re.fullmatch(pattern, failure(ValueError, featurizer.transform, frames))
+
+
+def test_other_lattice_vectors_of_the_same_crystal_are_refused():
+    crystal = bulk("NaCl", "rocksalt", a=5.64)
+    turned_over = crystal.copy()
+    turned_over.set_cell(crystal.cell.array * [[1], [-1], [1]])
+    assert failure(ValueError, CycleMomentFeaturizer().fit([crystal]).transform, [turned_over]) == (
+        "X has structures that do not share the reference's atoms:\n"
+        "  structure 0: its cell is the reference's stretched by 0.52 to 1.93, so it is another one or has "
+        "other lattice vectors; fit on structures of one crystal, or one featurizer per crystal."
+    )

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
 from ase.calculators.lj import LennardJones
 from sklearn.base import clone
 from sklearn.decomposition import PCA
@@ -171,7 +172,7 @@ def test_union_of_featurizers_and_row_transformers(rocksalt):
             ("embed", union),
             ("scale", PerAtom(StandardScaler())),
             ("reduce", PerAtom(PCA(n_components=20))),
-            ("net", BPNNRegressor(hidden_layer_sizes=(8,), max_iter=50, early_stopping=True, random_state=0)),
+            ("net", BPNNRegressor((8,), max_iter=50, early_stopping=True, symmetry_copies=1, random_state=0)),
         ]
     ).fit(frames, forces)
     names = union.get_feature_names_out()
@@ -179,6 +180,19 @@ def test_union_of_featurizers_and_row_transformers(rocksalt):
     assert any(name.startswith("sums__mu4[") for name in names)
     assert pipe.predict(frames[:3]).frames is None
     assert pipe.predict(frames[:3]).shape == (3, 3)
+
+
+def test_a_union_of_featurizers_of_one_crystal_keeps_the_site_groups(rocksalt):
+    frames, forces = rocksalt
+    union = FeatureUnion(
+        [
+            ("near", CycleMomentFeaturizer(n=2, N=1, bonds=3.0)),
+            ("far", CycleMomentFeaturizer(n=4, N=0, bonds=3.0)),
+        ]
+    )
+    pipe = small_pipeline(embed=union, net__symmetry_average=True).fit(frames, forces)
+    expected = clone(pipe).set_params(net__symmetry_copies=8).fit(frames, forces).predict(frames).values
+    np.testing.assert_array_equal(pipe.predict(frames).values, expected)
 
 
 def test_pymatgen_structures_and_files_give_the_same_model(rocksalt, tmp_path):
@@ -283,3 +297,21 @@ def test_automatic_symmetry_copies(rocksalt):
     lab = small_pipeline(embed__frame="lab")
     expected = clone(lab).set_params(net__symmetry_copies=1).fit(frames, forces).predict(frames).values
     np.testing.assert_array_equal(lab.fit(frames, forces).predict(frames).values, expected)
+
+
+@pytest.mark.parametrize("structure", ["wurtzite", "zincblende"])
+def test_models_of_a_fixed_cell_bear_a_small_strain(structure):
+    """Vectors to images of the atom itself never vary in a fixed cell; their rounding must not be learned."""
+    rng = np.random.default_rng(1)
+    frames, forces = [], []
+    for _ in range(30):
+        frame = bulk("ZnS", structure, a=3.8 if structure == "wurtzite" else 5.4)
+        frame.positions += rng.normal(0, 0.05, frame.positions.shape)
+        frame.calc = LennardJones(sigma=2.1, epsilon=0.5, rc=5.0)
+        forces.append(frame.get_forces())
+        frames.append(frame)
+    pipe = small_pipeline(embed__n=4, embed__N=2).fit(frames, forces)
+    strained = frames[0].copy()
+    strained.set_cell(frames[0].cell.array * (1 + 1e-6), scale_atoms=True)
+    change = pipe.predict([strained])[0] - pipe.predict([frames[0]])[0]
+    assert np.abs(change).max() < 1e-3

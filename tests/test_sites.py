@@ -1,24 +1,26 @@
 """Equivalent sites: which rotations are tried, and what decides whether two surroundings match."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import spglib
 from ase import Atoms
+from ase.build import molecule
 from crystals import perovskite, rattled, repeated, rutile, skewed, slab, trajectory, wurtzite
 from numpy.testing import assert_allclose, assert_array_equal
 from symmetry import assert_same_rows, random_rotation, rotated
 
 from tinynet_sklearn import CutoffBonds, CycleMomentFeaturizer
 from tinynet_sklearn.reference import mean_structure
-from tinynet_sklearn.sites import lattice_rotations
+from tinynet_sklearn.sites import candidate_rotations
 from tinynet_sklearn.structures import as_structures
 
 
 def rotations_of(atoms):
     (structure,) = as_structures([atoms])
-    return lattice_rotations(structure)
+    return candidate_rotations(structure)
 
 
 def strained(atoms, strain):
@@ -69,7 +71,7 @@ def test_a_distorted_lattice_obeys_its_rotations_exactly_once_they_are_made_orth
 
 def test_the_mean_of_a_hot_trajectory_still_shows_the_lattice():
     structures = as_structures(trajectory(perovskite() * (2, 2, 2), 20, amplitude=0.1))
-    assert len(lattice_rotations(mean_structure(structures))) == 48
+    assert len(candidate_rotations(mean_structure(structures))) == 48
 
 
 # ---- spglib finds nothing, and is quiet about it -----------------------------------------------------------
@@ -161,3 +163,33 @@ def test_a_quarter_turn_is_found_where_the_box_has_it():
 def test_species_at_the_centre_count_although_the_neighbours_match():
     atoms = Atoms("NaCl", scaled_positions=[[0, 0, 0], [0.5, 0.5, 0.5]], cell=[3.5] * 3, pbc=True)
     assert len(set(classes_of(atoms, 2, 3.1))) == 2
+
+
+def test_rotations_of_a_distorted_lattice_form_a_group_exactly():
+    """A crystal strained by 1 % obeys the rotations only roughly; the hypotheses must not inherit that."""
+    distorted = perovskite()
+    distorted.set_cell(distorted.cell.array @ [[1.01, 0.003, 0], [0, 0.99, 0.004], [0.002, 0, 1]], True)
+    (structure,) = as_structures([distorted])
+    rotations = candidate_rotations(structure)
+    assert len(rotations) == 48
+    products = rotations[:, None] @ rotations
+    distance = np.abs(products[:, :, None] - rotations).max(axis=(-2, -1)).min(axis=-1)
+    assert distance.max() < 1e-12
+
+
+def test_operations_that_belong_to_no_group_are_left_out():
+    """A generous tolerance accepts quarter turns of a trigonal molecule; two of them make a third."""
+    ammonia = molecule("NH3")
+    featurizer = CycleMomentFeaturizer(n=2, N=1, bonds=1.3).fit([ammonia])
+    for group in featurizer.sites_.groups:
+        products = group.rotations[:, None] @ group.rotations
+        distance = np.abs(products[:, :, None] - group.rotations).max(axis=(-2, -1)).min(axis=-1)
+        assert distance.max() < 1e-12
+
+
+def test_threads_leave_the_environment_as_it_was():
+    (structure,) = as_structures([perovskite()])
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(candidate_rotations, [structure] * 16))
+    assert all(np.array_equal(rotations, found[0]) for rotations in found)
+    assert "SPGLIB_WARNING" not in os.environ

@@ -17,8 +17,8 @@ from tinynet_sklearn.containers import PerAtomArray
 from tinynet_sklearn.frames import ColumnSymmetry, SiteFrames
 from tinynet_sklearn.graph import as_bond_rule, bond_graph, check_bonds
 from tinynet_sklearn.paths import PathSpec, atom_paths, check_size, count_paths, hop_ball
-from tinynet_sklearn.reference import mean_structure, mismatch, overstretched_bond, rotation_from, unwrapped
-from tinynet_sklearn.sites import Sites, find_sites, lattice_rotations
+from tinynet_sklearn.reference import lay_onto, mean_structure, mismatch
+from tinynet_sklearn.sites import Sites, candidate_rotations, find_sites
 from tinynet_sklearn.structures import AtomicStructure, as_structures, is_structure, raise_problems
 from tinynet_sklearn.tables import PathTable, column_layout, column_symmetry, path_table
 
@@ -230,6 +230,12 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         self.reference_ = self._reference(structures)
         graph = bond_graph(self.reference_, as_bond_rule(self.bonds))
         check_bonds(graph, self.reference_, self.bonds)
+        problems = [
+            f"structure {k}: {problem}."
+            for k, structure in enumerate(structures)
+            if (problem := lay_onto(structure, self.reference_, graph)[2]) is not None
+        ]
+        raise_problems("X has structures that do not share the reference's bonds", problems)
         spec = self._spec()
         counts = count_paths(graph, spec)
         check_size(counts, spec)
@@ -245,7 +251,7 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         balls = [hop_ball(graph, atom, max(spec.radius, 1)) for atom in range(graph.n_atoms)]
         rotations = np.eye(3)[None]
         if self.frame == "site":
-            rotations = lattice_rotations(self.reference_)
+            rotations = candidate_rotations(self.reference_)
         self.sites_: Sites = find_sites(self.reference_, balls, rotations, self.site_tolerance)
         ranks = [np.arange(len(ball)) for ball in balls] if self.order == "depth-first" else self.sites_.ranks
         paths = [atom_paths(ball, spec, rank) for ball, rank in zip(balls, ranks, strict=True)]
@@ -276,12 +282,8 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         """
         check_is_fitted(self)
         structures = as_structures(X)
-        problems = [
-            f"structure {k}: {problem}; fit on structures of one crystal, or one featurizer per crystal."
-            for k, structure in enumerate(structures)
-            if (problem := mismatch(structure, self.reference_)) is not None
-        ]
-        raise_problems("X has structures that do not share the reference's atoms", problems)
+        _check_atoms(structures, self.reference_)
+        problems: list[str] = []
         n_atoms = len(self.reference_)
         values = self._allocate(len(structures) * n_atoms)
         turns = np.empty((len(structures), 3, 3))
@@ -344,12 +346,7 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
                 f"reference must be 'mean', 'first' or a structure, got {self.reference!r}; "
                 "read a file with ase.io.read first."
             )
-        problems = [
-            f"structure {k}: {problem}; fit on structures of one crystal, or one featurizer per crystal."
-            for k, structure in enumerate(structures)
-            if (problem := mismatch(structure, reference)) is not None
-        ]
-        raise_problems("X has structures that do not share the reference's atoms", problems)
+        _check_atoms(structures, reference)
         wants_mean = isinstance(self.reference, str) and self.reference == "mean"
         return mean_structure(structures) if wants_mean else reference
 
@@ -374,19 +371,10 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         rows = np.zeros((len(structures) * n_atoms, self.n_features_out_), dtype=self.dtype)
         turns = np.empty((len(structures), 3, 3))
         problems = []
-        relaxed = graph.bond_lengths(self.reference_.positions, self.reference_.cell)
         for k, structure in enumerate(structures):
-            positions = unwrapped(structure, self.reference_)
-            turns[k] = rotation_from(self.reference_, structure, positions)
-            lengths = graph.bond_lengths(positions, structure.cell)
-            overlong = overstretched_bond(lengths, relaxed, graph)
-            if overlong is not None:
-                first, last, length, usual = overlong
-                problems.append(
-                    f"structure {start + k}: the bond between atoms {first} and {last} is {length:.2f} "
-                    f"Angstrom, in the reference {usual:.2f}; fit on structures that keep their bonds and "
-                    "the order of their atoms."
-                )
+            positions, turns[k], problem = lay_onto(structure, self.reference_, graph)
+            if problem is not None:
+                problems.append(f"structure {start + k}: {problem}.")
                 continue
             frames = np.broadcast_to(np.eye(3), (n_atoms, 3, 3))
             if self.frame == "site":
@@ -401,6 +389,15 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         return SiteFrames(
             rotations.reshape(-1, 3, 3), np.tile(self.sites_.classes, len(turns)), self.symmetry_
         )
+
+
+def _check_atoms(structures: list[AtomicStructure], reference: AtomicStructure) -> None:
+    problems = [
+        f"structure {k}: {problem}; fit on structures of one crystal, or one featurizer per crystal."
+        for k, structure in enumerate(structures)
+        if (problem := mismatch(structure, reference)) is not None
+    ]
+    raise_problems("X has structures that do not share the reference's atoms", problems)
 
 
 def _physical_memory() -> float:

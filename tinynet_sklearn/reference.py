@@ -19,7 +19,11 @@ from tinynet_sklearn.structures import AtomicStructure
 Floats = NDArray[np.float64]
 
 #: A bond that is this many times longer than in the reference says that the frame is another structure.
-MAX_STRETCH = 2.0
+#: Thermal motion reaches 1.3; neighbours that have changed places begin at 1.6.
+MAX_STRETCH = 1.5
+
+#: So is a cell that is stretched or compressed by this factor along some direction.
+MAX_CELL_STRETCH = 1.4
 
 #: Weight, relative to what the atoms say, of "no rotation": above rounding, below everything else.
 UNDETERMINED = 1e-12
@@ -36,7 +40,42 @@ def mismatch(structure: AtomicStructure, reference: AtomicStructure) -> str | No
         return f"atom {atom} is {found}, in the reference {wanted}"
     if (structure.pbc != reference.pbc).any():
         return f"pbc is {structure.pbc.tolist()}, in the reference {reference.pbc.tolist()}"
+    if structure.pbc.all():
+        stretch = np.linalg.svd(np.linalg.solve(reference.cell, structure.cell), compute_uv=False)
+        if stretch.max() > MAX_CELL_STRETCH or stretch.min() < 1.0 / MAX_CELL_STRETCH:
+            return (
+                f"its cell is the reference's stretched by {stretch.min():.2f} to {stretch.max():.2f}, so it "
+                "is another one or has other lattice vectors"
+            )
     return None
+
+
+def lay_onto(
+    structure: AtomicStructure, reference: AtomicStructure, graph: BondGraph
+) -> tuple[Floats, Floats, str | None]:
+    """Lay a frame onto the reference.
+
+    Returns
+    -------
+    positions : ndarray of shape (n_atoms, 3)
+        `unwrapped`, Angstrom.
+    rotation : ndarray of shape (3, 3)
+        As `rotation_from` gives it.
+    problem : str or None
+        The bond that is too long for a frame of this structure.
+    """
+    positions = unwrapped(structure, reference)
+    rotation = rotation_from(reference, structure, positions)
+    relaxed = graph.bond_lengths(reference.positions, reference.cell)
+    overlong = overstretched_bond(graph.bond_lengths(positions, structure.cell), relaxed, graph)
+    if overlong is None:
+        return positions, rotation, None
+    first, last, length, usual = overlong
+    problem = (
+        f"the bond between atoms {first} and {last} is {length:.2f} Angstrom, in the reference {usual:.2f}; "
+        "fit on structures that keep their bonds and the order of their atoms"
+    )
+    return positions, rotation, problem
 
 
 def unwrapped(structure: AtomicStructure, reference: AtomicStructure) -> Floats:

@@ -16,6 +16,9 @@ __all__ = ["BLOCK_ROWS", "ColumnScaling", "fit_input_scaling", "fit_target_scali
 # over rows are then made in the same order whatever the machine does.
 BLOCK_ROWS = 1024
 
+# Columns that vary less than this, relative to their size, hold rounding errors of what they were made from.
+ROUNDING = 1e-11
+
 
 @dataclass(frozen=True, eq=False)
 class ColumnScaling:
@@ -46,7 +49,13 @@ class ColumnScaling:
         return scaled.astype(np.float64) * self.scale + self.offset
 
 
-def fit_input_scaling(rows: FloatArray, weight: FloatArray | None, how: str | None) -> ColumnScaling:
+def fit_input_scaling(
+    rows: FloatArray,
+    weight: FloatArray | None,
+    how: str | None,
+    resolution: float = ROUNDING,
+    vectors: IntArray | None = None,
+) -> ColumnScaling:
     """Find the columns that vary and bring them to comparable size.
 
     Parameters
@@ -57,14 +66,22 @@ def fit_input_scaling(rows: FloatArray, weight: FloatArray | None, how: str | No
         Positive sample weights.
     how : {"standard", "minmax"} or None
         Zero mean and unit variance, the range [0, 1], or the numbers as they are.
+    resolution : float
+        Columns that vary by less than this fraction of their size are constant.
+    vectors : ndarray of int of shape (n_vectors, 3) or None
+        Columns that are x, y, z of vectors: their size is the length of the vector. A component that is zero
+        but for rounding would otherwise be blown up to unit variance.
 
     Returns
     -------
     ColumnScaling
     """
     low, high = rows.min(axis=0).astype(np.float64), rows.max(axis=0).astype(np.float64)
-    resolution = np.finfo(rows.dtype).eps
-    columns = np.flatnonzero(high - low > 8 * resolution * np.maximum(np.abs(low), np.abs(high)))
+    size = np.maximum(np.abs(low), np.abs(high))
+    if vectors is not None:
+        size[vectors] = np.linalg.norm(size[vectors], axis=1, keepdims=True)
+    resolution = max(resolution, 8 * float(np.finfo(rows.dtype).eps))
+    columns = np.flatnonzero(high - low > resolution * size)
     if how == "minmax":
         return ColumnScaling(columns, low[columns], (high - low)[columns])
     if how == "standard":

@@ -13,10 +13,12 @@ symmetry is only approximate, such as the mean of a trajectory. That is sound, s
 under any rotation; symmetry only says which slot goes where.
 """
 
+import itertools
 import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,8 @@ TIE = 1e-3
 #: Precisions (Angstrom) at which spglib is asked for primitive cells and lattice symmetry. Coarser ones
 #: find the lattice of a thermally disturbed crystal, but make spglib fail where atoms are close.
 PRECISIONS = (0.3, 0.1, 0.03, 1e-3)
+
+_SPGLIB_LOCK = Lock()
 
 #: Rotation matrices closer than this, element by element, are one hypothesis.
 SAME_ROTATION = 0.1
@@ -129,17 +133,20 @@ def find_sites(
     return Sites(classes, np.array(representatives), frames, ranks, groups)
 
 
-def lattice_rotations(structure: AtomicStructure) -> Floats:
-    """Rotations that map the lattice onto itself, identity first, shape (n, 3, 3).
+def candidate_rotations(structure: AtomicStructure) -> Floats:
+    """Rotations under which sites may be equivalent, identity first, shape (n, 3, 3).
 
-    From spglib, for the lattices of the cell and of the primitive cells that it finds at several
-    precisions, all together: these are hypotheses, and one too many does no harm. They are made exactly
-    orthogonal, since the lattice of a distorted crystal obeys them only roughly. Axes without periodicity
-    enter with the length that the cell gives them.
+    Those of the lattice, from spglib: of the cell and of the primitive cells that it finds at several
+    precisions, the largest group first. They are exact rotations of the nearest lattice that has them, since
+    that of a distorted crystal obeys them only roughly. Axes without periodicity enter with the length that
+    the cell gives them; so molecules are tried in the rotations of their box only, and those that do not lie
+    along its axes may show less symmetry than they have.
+
+    All are hypotheses: one too many does no harm.
     """
     import spglib
 
-    found = [np.eye(3)]
+    groups = []
     box, scaled = _with_vacuum(structure)
     atoms = (box, scaled, structure.numbers)
     for precision in PRECISIONS:
@@ -150,15 +157,26 @@ def lattice_rotations(structure: AtomicStructure) -> Floats:
         for lattice in lattices:
             one_atom = (lattice, [[0.0, 0.0, 0.0]], [1])
             data = _quietly(spglib.get_symmetry_dataset, one_atom, symprec=precision)
-            if data is None:
-                continue
-            # Fractional W acts on columns of coordinates: R = L W L^-1, lattice vectors as columns of L.
-            rough = lattice.T @ np.asarray(data.rotations, dtype=np.float64) @ np.linalg.inv(lattice.T)
-            left, _, right = np.linalg.svd(rough)
-            for rotation in left @ right:
-                if min(np.abs(rotation - known).max() for known in found) > SAME_ROTATION:
-                    found.append(rotation)
+            if data is not None:
+                groups.append(_exact_rotations(lattice, np.asarray(data.rotations, dtype=np.float64)))
+    groups.sort(key=len, reverse=True)
+    found = [np.eye(3)]
+    for rotation in itertools.chain(*groups):
+        if min(np.abs(rotation - known).max() for known in found) > SAME_ROTATION:
+            found.append(rotation)
     return np.array(found)
+
+
+def _exact_rotations(lattice: Floats, operations: Floats) -> Floats:
+    """Rotations R = L W L^-1 of the lattice nearest to ``lattice`` that obeys the integer operations W."""
+    columns = lattice.T
+    metric = columns.T @ columns
+    symmetric = np.mean(operations.transpose(0, 2, 1) @ metric @ operations, axis=0)
+    upper = np.linalg.cholesky(symmetric).T
+    left, _, right = np.linalg.svd(columns @ np.linalg.inv(upper))
+    ideal = left @ right @ upper
+    rotations: Floats = ideal @ operations @ np.linalg.inv(ideal)
+    return rotations
 
 
 def _with_vacuum(structure: AtomicStructure) -> tuple[Floats, Floats]:
@@ -177,18 +195,19 @@ def _quietly(search: Callable[..., Any], *arguments: Any, **options: Any) -> Any
     """
     import spglib
 
-    before = os.environ.get("SPGLIB_WARNING")
-    os.environ["SPGLIB_WARNING"] = "OFF"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return search(*arguments, **options)
-    except getattr(spglib, "SpglibError", RuntimeError):
-        return None
-    finally:
-        del os.environ["SPGLIB_WARNING"]
-        if before is not None:
-            os.environ["SPGLIB_WARNING"] = before
+    with _SPGLIB_LOCK:  # the environment and the warning filters belong to all threads
+        before = os.environ.get("SPGLIB_WARNING")
+        os.environ["SPGLIB_WARNING"] = "OFF"
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                return search(*arguments, **options)
+        except getattr(spglib, "SpglibError", RuntimeError):
+            return None
+        finally:
+            os.environ.pop("SPGLIB_WARNING", None)
+            if before is not None:
+                os.environ["SPGLIB_WARNING"] = before
 
 
 class _Star:
@@ -256,4 +275,21 @@ def _site_group(star: _Star, ranks: Ints, rotations: Floats, tolerance: float) -
         if partners is not None:
             kept.append(rotation)
             images.append(ranks[partners[vertex_of_rank]])
-    return SiteGroup(np.array(kept), np.array(images))
+    closed = _largest_group(np.array(kept))
+    return SiteGroup(np.array(kept)[closed], np.array(images)[closed])
+
+
+def _largest_group(rotations: Floats) -> Ints:
+    """Indices of operations whose products are all among them; the worst offenders are left out.
+
+    Hypotheses from several lattices, or a generous tolerance, may leave operations that belong to no group.
+    """
+    left = np.arange(len(rotations))
+    while True:
+        products = rotations[left][:, None] @ rotations[left]
+        nearest = np.abs(products[:, :, None] - rotations[left]).max(axis=(-2, -1)).min(axis=-1)
+        offences = (nearest > SAME_ROTATION).sum(axis=1)
+        if not offences.any():
+            return left
+        offences[0] = 0  # never the identity
+        left = np.delete(left, offences.argmax())

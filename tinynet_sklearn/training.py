@@ -31,6 +31,9 @@ from tinynet_sklearn.solvers import BATCHED_SOLVERS, SOLVERS
 
 __all__ = ["AtomNetwork", "Samples", "Task", "hidden_sizes", "label_of", "prepare_task", "train_tasks"]
 
+# Lengths that differ by less than this fraction are equal: about what a rounded file leaves of a fixed cell.
+LENGTH_RESOLUTION = 1e-6
+
 # Rows per call of a Keras model in predict: enough to hide the cost of the call, small in memory.
 KERAS_BLOCK_ROWS = 8192
 
@@ -208,7 +211,10 @@ def prepare_task(
         values, targets, weight = merged(values, targets, weight)
         structure = np.zeros(len(values), dtype=np.intp)
     species = 0 if settings.networks == "shared" else int(atoms.species[ours][0])
-    start = previous or _new_network(species, values, targets, weight, samples.vector, settings, draw)
+    start = previous
+    if start is None:
+        inputs = _input_scaling(atoms, values, weight, settings.scaler)
+        start = _new_network(species, inputs, targets, weight, samples.vector, settings, draw)
     validation = None
     if len(held_out):
         validation = _training_set(
@@ -241,16 +247,25 @@ def prepare_task(
     return Task(members, start, train, validation, options, recorder)
 
 
+def _input_scaling(
+    atoms: PerAtomArray, values: FloatArray, weight: FloatArray, how: str | None
+) -> ColumnScaling:
+    if atoms.frames is None:
+        return fit_input_scaling(values, weight, how)
+    symmetry = atoms.frames.symmetry
+    vectors = None if symmetry is None else symmetry.vector_columns
+    return fit_input_scaling(values, weight, how, LENGTH_RESOLUTION, vectors)
+
+
 def _new_network(
     species: int,
-    values: FloatArray,
+    inputs: ColumnScaling,
     targets: FloatArray,
     weight: FloatArray,
     vector: bool,
     settings: Any,
     draw: np.random.RandomState,
 ) -> AtomNetwork:
-    inputs = fit_input_scaling(values, weight, settings.scaler)
     outputs = fit_target_scaling(targets, weight, settings.target_scaler, isotropic=vector)
     n_inputs, n_outputs = len(inputs.columns), targets.shape[1]
     if settings.build_fn is None:

@@ -38,9 +38,8 @@ def main():
     predicted = regressor.predict(featurizer.transform(test["structures"]))
     best = int(np.argmin(history["validation"]))
     species = force_rmse_per_species(test["forces"], predicted)
-    print(
-        f"{len(history['loss'])} epochs in {seconds:.0f} s ({1e3 * seconds / len(history['loss']):.1f} ms each)"
-    )
+    n_epochs = len(history["loss"])
+    print(f"{n_epochs} epochs in {seconds:.0f} s ({1e3 * seconds / n_epochs:.1f} ms each)")
     print(f"lowest validation RMSE {history['validation'][best] ** 0.5:.3f} eV/A after epoch {best + 1}")
     print(f"test RMSE {force_rmse(test['forces'], predicted):.3f} eV/A", end="; ")
     print(", ".join(f"{symbol} {error:.3f}" for symbol, error in species.items()))

@@ -114,6 +114,15 @@ def test_quickstart_output_must_be_a_folder(salt_file):
     assert "is a file; name a folder." in words(result.output)
 
 
+def test_quickstart_checks_the_folder_before_the_training(salt_file, monkeypatch):
+    monkeypatch.setattr("tinynet_sklearn.quickstart.train", lambda *_: pytest.fail("trained"))
+    folder = salt_file / "models"
+    result = run("quickstart", "--output", folder)
+    assert result.exit_code == 2
+    text = re.sub(r"[│╭╮╰╯─\s]", "", result.stderr)
+    assert f"cannot write to {folder}: Not a directory; name another folder.".replace(" ", "") in text
+
+
 @pytest.mark.parametrize("arguments", [("--material", "gold"), ("--max-iter", 0), ("--seed", -1)])
 def test_quickstart_wrong_usage(arguments):
     assert run("quickstart", *arguments).exit_code == 2
@@ -165,6 +174,31 @@ def test_inspect_exits_with_1_if_something_looks_wrong(tmp_path, as_json):
     result = run("inspect", path, "--bonds", "natural", *(["--json"] if as_json else []))
     assert result.exit_code == 1
     assert "Frames of 2 different sets of atoms (H2O, CH4)" in words(result.stdout)
+
+
+def test_inspect_an_element(tmp_path):
+    path = tmp_path / "cu.extxyz"
+    write(path, bulk("Cu", cubic=True))
+    result = run("inspect", path)
+    assert result.exit_code == 1
+    text = words(result.stdout)
+    assert "Vector lengths None: the mean Cu4 has no bonds. Forces" in text
+    assert (
+        "- No bonds in Cu4 with bonds=3.1: a single number bonds different species only; name the pair, as "
+        "in Cu-Cu=3.1 (between the first shells)."
+    ) in text
+
+
+def test_inspect_with_a_cutoff_in_picometres(tmp_path):
+    path = tmp_path / "cu.extxyz"
+    write(path, bulk("Cu", cubic=True))
+    result = run("inspect", path, "--bonds", "310")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr == (
+        "error: a cutoff of 310 Angstrom would give about 1.1e+07 neighbours of each atom, 4.2e+07 pairs in "
+        "all; up to 100,000 and 50,000,000 are allowed. Is it in picometres? Cutoffs are in Angstrom.\n"
+    )
 
 
 def test_inspect_too_long_vectors(tmp_path):

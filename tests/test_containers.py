@@ -407,7 +407,7 @@ def test_joining_structures_keeps_a_symmetry_that_all_share_by_number():
 @pytest.mark.parametrize(
     "join", [lambda a: np.concatenate(a, axis=1), lambda a: np.concatenate(a, -1), np.hstack]
 )
-def test_joining_columns_keeps_atoms_and_frames_but_no_symmetry(array, join):
+def test_joining_columns_keeps_atoms_and_frames_but_no_symmetry_if_a_part_has_none(array, join):
     scalars = PerAtomArray(array.values[:, :2], array.offsets, array.species)
     both = join([scalars, array])
     assert_array_equal(both.values, np.hstack([array.values[:, :2], array.values]))
@@ -415,6 +415,55 @@ def test_joining_columns_keeps_atoms_and_frames_but_no_symmetry(array, join):
     assert_array_equal(both.species, array.species)
     assert_array_equal(both.frames.rotations, array.frames.rotations)
     assert both.frames.symmetry is None
+
+
+def flip_symmetry():
+    """The site groups of `swap_symmetry` on other columns: two scalars around one vector."""
+    return ColumnSymmetry(
+        gather=(np.array([range(5), [4, 1, 2, 3, 0]]), np.array([range(5)])),
+        rotations=(np.stack([np.eye(3), MIRROR]), np.eye(3)[None]),
+        vector_columns=np.array([[1, 2, 3]]),
+    )
+
+
+def test_joined_columns_keep_the_site_groups_that_act_on_all_parts(array):
+    rng = np.random.default_rng(1)
+    frames = array.frames
+    narrow = PerAtomArray(
+        rng.normal(size=(len(array.values), 5)),
+        array.offsets,
+        array.species,
+        SiteFrames(frames.rotations, frames.sites, flip_symmetry()),
+    )
+    parts = [array, 2 * narrow, array]
+    joined = np.hstack(parts)
+    symmetry = joined.frames.symmetry
+    assert symmetry.n_features == 21
+    for site, n_operations in ((0, 2), (1, 1)):
+        rows = joined.frames.sites == site
+        assert symmetry.rotations[site].shape == (n_operations, 3, 3)
+        for op in range(n_operations):
+            images = [p.frames.symmetry.apply(p.values[rows], site, op) for p in parts]
+            assert_array_equal(symmetry.apply(joined.values[rows], site, op), np.hstack(images))
+    assert np.hstack([joined[1:], joined[1:]]).frames.symmetry.n_features == 42
+
+
+@pytest.mark.parametrize("change", ["order", "number", "classes", "sites"])
+def test_joined_columns_lose_site_groups_that_differ(array, change):
+    a = array.frames.symmetry
+    gather, rotations, sites = list(a.gather), list(a.rotations), array.frames.sites
+    if change == "order":
+        gather[0], rotations[0] = np.tile(gather[0][0], (2, 1)), np.stack([np.eye(3), -MIRROR])
+    elif change == "number":
+        gather[0], rotations[0] = gather[0][:1], rotations[0][:1]
+    elif change == "classes":
+        gather, rotations = gather[:1] * 3, rotations[:1] * 3
+    else:
+        sites = 1 - sites
+    other = SiteFrames(array.frames.rotations, sites, ColumnSymmetry(gather, rotations, a.vector_columns))
+    both = np.hstack([array, PerAtomArray(array.values, array.offsets, array.species, other)])
+    assert both.frames.symmetry is None
+    assert_array_equal(both.frames.sites, array.frames.sites)
 
 
 def test_a_single_part_joined_along_columns_keeps_its_symmetry(array):
@@ -576,6 +625,12 @@ def test_there_is_no_array_api_namespace():
 # ---- as_target ------------------------------------------------------------
 
 
+def test_one_number_per_atom_needs_no_column_axis():
+    X = per_atom_array(UNEQUAL)
+    arrays = [np.full(n, float(i)) for i, n in enumerate(UNEQUAL)]
+    assert_array_equal(as_target(arrays, X).values, np.concatenate(arrays)[:, None])
+
+
 @pytest.mark.parametrize("sizes", [EQUAL, UNEQUAL], ids=["equal sizes", "unequal sizes"])
 def test_targets_may_come_as_a_list_a_tuple_or_a_container(sizes):
     X = per_atom_array(sizes)
@@ -593,9 +648,9 @@ def test_plain_rows_are_no_targets_since_their_structures_are_lost():
     with pytest.raises(TypeError) as error:
         as_target(np.zeros((11, 3)), X)
     assert message(error) == (
-        "y must be a PerAtomArray or a list with one (n_atoms, k) array per structure; got ndarray of shape "
-        "(11, 3). TransformedTargetRegressor, Bagging, Voting and Stacking stack a PerAtomArray to plain "
-        "rows; use the regressor without them, it scales its targets itself."
+        "y must hold one (n_atoms, k) array per structure, in a list or a PerAtomArray; got ndarray of shape "
+        "(11, 3). Split rows of all atoms with PerAtomArray(y, X.offsets, X.species). Meta-estimators that "
+        "flatten targets (TransformedTargetRegressor, Bagging, Voting, Stacking) are not supported."
     )
 
 

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import sys
+from configparser import ConfigParser
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -84,6 +86,23 @@ def test_messages_in_the_user_guide_are_those_of_the_code():
     for message, _ in rows:
         for piece in message.strip("`").removeprefix("X ").split("..."):
             assert piece.strip(" ,=") in source, message
+
+
+def test_own_data_ignore_constraints():
+    for page in PAGES:
+        assert "get_forces()" not in "".join(code_blocks(page, "python")), page.name
+
+
+def test_every_requirement_is_imported_and_every_import_required():
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    lines = config["options"]["install_requires"].split()
+    required = {re.match("[a-z-]+", line).group().replace("scikit-learn", "sklearn") for line in lines}
+    source = "".join(path.read_text(encoding="utf-8") for path in sorted(PACKAGE.glob("*.py")))
+    imported = set(
+        re.findall(r"^ *(?:import|from) ([a-z]\w*)[\w.]*(?: import .*| as .*)?$", source, flags=re.MULTILINE)
+    )
+    assert imported - sys.stdlib_module_names - {"tinynet_sklearn"} == required
 
 
 def test_the_changelog_knows_the_version():

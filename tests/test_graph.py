@@ -46,7 +46,7 @@ from tinynet_sklearn import (
     PairBonds,
     build_bond_graph,
 )
-from tinynet_sklearn.graph import as_bond_rule, bond_graph
+from tinynet_sklearn.graph import MAX_PAIRS, _expected_neighbors, as_bond_rule, bond_graph
 from tinynet_sklearn.structures import as_structures
 
 LIKE = CutoffBonds(3.0, heteroatomic=False)
@@ -412,3 +412,44 @@ def test_building_a_graph_leaves_the_structure_alone():
     build_bond_graph(atoms, 3.1)
     assert atoms == before
     assert_array_equal(atoms.cell.array, before.cell.array)
+
+
+# ---- Cutoffs that would find too many pairs ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pbc", ["TTT", "TTF", "FTT", "TFT", "FTF", "FFF"])
+def test_expected_neighbors_are_about_those_found(pbc):
+    atoms = skewed(perovskite()).repeat((5, 4, 3))
+    atoms.pbc = [letter == "T" for letter in pbc]
+    (structure,) = as_structures([atoms])
+    for cutoff in (5.0, 9.0, 30.0):
+        found = len(CutoffBonds(cutoff, heteroatomic=False).directed_bonds(structure)[0]) / len(atoms)
+        assert 0.8 * found < _expected_neighbors(structure, cutoff) < 4.0 * found
+
+
+@pytest.mark.parametrize("bonds", [310.0, {"Cu-Cu": 310}, CutoffBonds(310.0, heteroatomic=False)])
+def test_a_cutoff_in_picometres(bonds):
+    with pytest.raises(ValueError, match="picometres") as error:
+        build_bond_graph(copper(), bonds)
+    count = f"{4 / 3 * np.pi * 310**3 / copper().get_volume() * len(copper()):.2g}"
+    assert str(error.value) == (
+        f"a cutoff of 310 Angstrom would give about {count} neighbours of each atom, "
+        f"{float(count) * len(copper()):.2g} pairs in all; up to 100,000 and 50,000,000 are allowed. Is it "
+        "in picometres? Cutoffs are in Angstrom."
+    )
+
+
+def test_too_many_pairs_in_all():
+    atoms = copper().repeat(60 if len(copper()) == 1 else 38)
+    with pytest.raises(ValueError, match="picometres"):
+        build_bond_graph(atoms, 12.0)
+    assert len(atoms) * 600 > MAX_PAIRS
+
+
+def test_the_longest_cutoff_there_is():
+    with pytest.raises(ValueError, match="a cutoff of 1e\\+300 Angstrom would give about"):
+        build_bond_graph(copper(), 1e300)
+
+
+def test_molecules_have_no_more_pairs_than_atoms_squared():
+    assert build_bond_graph(methanol(), CutoffBonds(310.0, heteroatomic=False)).n_bonds == 15

@@ -8,6 +8,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms, FixedPlane
 from numpy.testing import assert_allclose
 
 from tinynet_sklearn import CycleMomentFeaturizer, build_bond_graph, load_batio3, load_moo3
@@ -283,6 +284,18 @@ def test_another_crystal_of_the_same_atoms():
     frames[4].positions[chlorine] += 5.64 * np.array([-0.25, 0.25, 0.25])  # rock salt to zinc blende
     ((message, where),) = problems(frames, 3.1)
     assert where == [4]
+    assert re.fullmatch(
+        r"Not one crystal: for example, atoms \d and \d are 4\.\d\d Angstrom apart in frame 4 and 2\.\d\d in "
+        r"the mean structure\. Split the file, or bring the atoms into one order\.",
+        message,
+    )
+
+
+def test_a_frame_that_is_expanded_beyond_the_cutoff():
+    frames = good_frames(20)
+    frames[4].set_cell(1.2 * frames[4].cell, scale_atoms=True)
+    ((message, where),) = problems(frames, 3.1)
+    assert where == [4]
     assert message == (
         "Less than 75% of the bonds of the mean structure: another structure, atoms in another order, or a "
         "cutoff that cuts through a shell."
@@ -314,13 +327,64 @@ def test_bonds_that_cross_the_cutoff():
     )
 
 
-def test_no_bonds_in_an_element():
-    frame = with_forces(bulk("Mo"), np.zeros((1, 3)))
-    assert (
-        "No bonds in Mo with bonds=3.1; raise the cutoff. A single number bonds different species only; name "
-        "the pair, as in Mo-Mo=3.0.",
-        [],
-    ) in problems([frame], 3.1)
+def test_forces_of_frames_with_constraints():
+    frames = good_frames(4)
+    frames[1].set_constraint(FixAtoms([0]))
+    frames[3].set_constraint([FixAtoms([0]), FixedPlane([1], (0, 0, 1))])
+    assert not frames[1].get_forces()[0].any()
+    found = inspect_structures(frames, BONDS)
+    assert [(f.message, f.frames) for f in found.problems] == [
+        (
+            "Constraints of ASE (FixAtoms, FixedPlane): atoms.get_forces() gives zeros for fixed atoms, and "
+            "a fit would learn these. Use y = [a.get_forces(apply_constraint=False) for a in frames].",
+            [1, 3],
+        )
+    ]
+    assert found.forces.rms == inspect_structures(good_frames(4), BONDS).forces.rms
+
+
+def test_constraints_without_forces_do_no_harm():
+    frame = salt()
+    frame.set_constraint(FixAtoms([0]))
+    assert problems([frame]) == []
+
+
+@pytest.mark.parametrize(
+    ("atoms", "remedy"),
+    [
+        (bulk("Mo"), "name the pair, as in Mo-Mo=2.95 (between the first shells)."),
+        (bulk("Cu"), "name the pair, as in Cu-Cu=3.1 (between the first shells)."),
+        (molecule("H2"), "name the pair H-H and a cutoff; no gap between its shells suggests one."),
+        (Atoms("H"), "name the pair H-H and a cutoff; none of its atoms are within 5.0 Angstrom."),
+    ],
+    ids=["Mo", "Cu", "H2", "H"],
+)
+def test_no_bonds_in_an_element(atoms, remedy):
+    found = inspect_structures([atoms], 3.1)
+    formula = atoms.get_chemical_formula()
+    assert [finding.message for finding in found.problems] == [
+        f"No bonds in {formula} with bonds=3.1: a single number bonds different species only; {remedy}"
+    ]
+    assert found.lengths == []
+
+
+def test_the_cutoff_named_for_an_element_bonds_its_first_shell():
+    found = inspect_structures([bulk("Mo")], {"Mo-Mo": 2.95})
+    assert found.problems == []
+    assert found.topologies[0].coordination == {"Mo": {"8 Mo": 1}}
+
+
+def test_no_bonds_in_elements_and_in_compounds():
+    far = Atoms("HF", positions=[[0, 0, 0], [0, 0, 4.0]])
+    (message,) = (message for message, _ in problems([bulk("Cu"), bulk("Mo"), far], 3.1)[1:])
+    assert message == (
+        "No bonds in Cu, Mo, FH with bonds=3.1: a single number bonds different species only; name the pair, "
+        "as in Cu-Cu=3.1,Mo-Mo=2.95 (between the first shells). For the others, raise the cutoff."
+    )
+
+
+def test_no_bonds_in_a_compound():
+    assert problems([salt()], 2.0) == [("No bonds in Na4Cl4 with bonds=2.0; raise the cutoff.", [])]
 
 
 def test_isolated_atoms():

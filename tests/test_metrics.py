@@ -70,6 +70,11 @@ def test_cosine():
             "structure 1.",
         ),
         (
+            lambda: m.force_rmse([np.ones((2, 3))] * 3, [np.ones((2, 1)), np.ones((2, 3)), np.ones((2, 3))]),
+            "y_pred must all have the shape (n_atoms, 3); got (2, 1) for structure 0. Give all structures "
+            "the same number of columns.",
+        ),
+        (
             lambda: m.force_mae(np.ones((2, 3)), np.ones((2, 2))),
             "y_true and y_pred must have the same rows and columns; got (2, 3) and (2, 2).",
         ),

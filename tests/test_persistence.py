@@ -4,6 +4,7 @@ import io
 import json
 import os
 from importlib import import_module
+from pathlib import Path
 from zipfile import ZipFile
 
 import numpy as np
@@ -162,9 +163,7 @@ def test_what_cannot_be_saved(atoms, net, tmp_path):
     assert message_of(TypeError, lambda: save_model(net, path)) == (
         "estimator must have parameters that can be read back without running code; got build_fn=function "
         "with "
-        f"{name}. Set them to None, a number or a rule of this package after fitting: prediction does not "
-        "need "
-        "build_fn."
+        f"{name}. Set build_fn=None after fitting: prediction does not need it."
     )
     pipe = Pipeline([("net", net)])
     assert "got net__build_fn=function with" in message_of(TypeError, lambda: save_model(pipe, path))
@@ -181,8 +180,15 @@ def test_strategies_of_pymatgen_are_refused_by_name(tmp_path):
 
     net = BPNNRegressor(max_iter=1).fit(np.eye(3), np.arange(3.0))
     pipe = Pipeline([("embed", CycleMomentFeaturizer(bonds=MinimumDistanceNN())), ("net", net)])
-    assert "got embed__bonds=MinimumDistanceNN with pymatgen." in message_of(
-        TypeError, lambda: save_model(pipe, tmp_path / "pipe")
+    assert message_of(TypeError, lambda: save_model(pipe, tmp_path / "pipe")) == (
+        "estimator must have parameters that can be read back without running code; got "
+        f"embed__bonds=MinimumDistanceNN with {MinimumDistanceNN.__module__}.MinimumDistanceNN. Fit with "
+        "PairBonds or CutoffBonds as bonds."
+    )
+    pipe.set_params(embed__n=np.vectorize(float))
+    message = message_of(TypeError, lambda: save_model(pipe, tmp_path / "pipe"))
+    assert message.endswith(
+        ". Fit with PairBonds or CutoffBonds as bonds. Use None, numbers or text for these parameters."
     )
 
 
@@ -234,8 +240,13 @@ def rewritten(path, header=None, schema=None):
 
 def test_files_of_another_kind(tmp_path, net):
     path = tmp_path / "file"
-    with pytest.raises(FileNotFoundError):
-        load_model(path)
+    assert message_of(FileNotFoundError, lambda: load_model(path)) == (
+        f"path must lead to a model file; '{path}' does not exist. Look for typing errors, and where "
+        f"relative paths start: '{Path.cwd()}'."
+    )
+    assert message_of(IsADirectoryError, lambda: load_model(tmp_path)) == (
+        f"path must lead to a model file; '{tmp_path}' is a folder. Name a file in it."
+    )
     path.write_bytes(b"not a model")
     assert message_of(ValueError, lambda: load_model(path)) == (
         f"path must lead to a model file of tinynet_sklearn; '{path}' is no zip archive. Write model files "

@@ -135,9 +135,9 @@ def test_targets_of_structures_are_refused_where_the_transformer_requires_target
     with pytest.raises(TypeError) as error:
         PerAtom(TargetEncoder()).fit(X, np.arange(4.0))
     assert message(error) == (
-        "y must be a PerAtomArray or a list with one (n_atoms, k) array per structure; got ndarray of shape "
-        "(4,). TransformedTargetRegressor, Bagging, Voting and Stacking stack a PerAtomArray to plain rows; "
-        "use the regressor without them, it scales its targets itself."
+        "y must hold one (n_atoms, k) array per structure, in a list or a PerAtomArray; got ndarray of shape "
+        "(4,), one number per structure. Targets must be per atom; energies per structure are not supported "
+        "yet."
     )
 
 

@@ -6,7 +6,7 @@ from numpy.testing import assert_array_equal
 
 from tinynet_sklearn import load_batio3, load_moo3
 from tinynet_sklearn.metrics import force_mae, force_rmse
-from tinynet_sklearn.quickstart import describe_features, evaluate, make_pipeline, split
+from tinynet_sklearn.quickstart import describe_features, evaluate, make_folder, make_pipeline, split
 
 
 @pytest.mark.parametrize("load", [load_batio3, load_moo3])
@@ -38,6 +38,22 @@ def test_features_are_described_per_species():
     # 12 walks there and back, 120 squares in both directions; 12 O one hop away and 26 atoms two hops away.
     assert features["Ba"].walks == 12 + 120 / 2
     assert features["Ba"].neighbors == 12 + 26
+
+
+def test_a_folder_is_made_and_nothing_left_in_it(tmp_path):
+    make_folder(tmp_path / "new" / "folder")
+    make_folder(tmp_path / "new" / "folder")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
+    def refuse(dir):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(OSError, match="cannot write") as error:
+        make_folder(tmp_path)
+    assert str(error.value) == f"cannot write to {tmp_path}: Permission denied; name another folder."
 
 
 def test_errors_of_parts_and_of_all():

@@ -73,6 +73,14 @@ def skip_model(n_features, n_outputs, species):
     return keras.Model(inputs, keras.layers.Dense(n_outputs)(keras.layers.Concatenate()([inputs, hidden])))
 
 
+def dropout_model(n_features, n_outputs, species):
+    import keras
+
+    inputs = keras.Input((n_features,))
+    hidden = keras.layers.Dropout(0.3)(keras.layers.Dense(6, activation="tanh")(inputs))
+    return keras.Model(inputs, keras.layers.Dense(n_outputs)(keras.layers.Dropout(0.1)(hidden)))
+
+
 def same_weights(a, b):
     return all(
         np.array_equal(p, q) for z in a.weights_ for p, q in zip(a.weights_[z], b.weights_[z], strict=True)
@@ -244,6 +252,28 @@ def test_more_copies_than_operations_are_all_operations():
     assert same_weights(nets[0], nets[2])
 
 
+def test_lost_site_groups_are_warned_of():
+    X, y, _ = make_vectors(5)
+    net = BPNNRegressor((3,), max_iter=2, random_state=0)
+    lost = X.with_values(X.values)
+    with pytest.warns(UserWarning, match="site groups") as caught:
+        net.fit(lost, y)
+    assert [str(w.message) for w in caught if w.category is UserWarning] == [
+        "X carries site frames but no site groups: a step before the regressor scaled, mixed, selected or "
+        "joined columns. symmetry_copies='auto' therefore trains on every row once instead of on 8 symmetry "
+        "copies of it, which often costs accuracy. Drop that step if it is a scaler (the regressor scales "
+        "its inputs itself), or set symmetry_copies=1 to silence this warning."
+    ]
+    assert caught[0].filename == __file__
+    with pytest.warns(UserWarning, match="site groups"):
+        clone(net).set_params(target="scalar").fit(lost, y)
+    # nothing to lose: asked for one copy, site groups at hand, no frames at all
+    once = clone(net).set_params(symmetry_copies=1).fit(lost, y)
+    assert same_weights(once, net)
+    clone(net).fit(X, y)
+    clone(net).fit(PerAtomArray(X.values, X.offsets, X.species), y)
+
+
 # ---------------------------------------------------------------- seeds, workers, state
 
 SETTINGS = [
@@ -266,6 +296,19 @@ def test_equal_seeds_give_equal_fits_for_any_number_of_workers(settings):
     assert same_weights(nets[0], nets[2])
     other = clone(nets[0]).set_params(random_state=4).fit(X, y)
     assert not same_weights(nets[0], other)
+
+
+def test_layers_that_draw_at_random_do_so_alike_for_any_number_of_workers():
+    rng = np.random.RandomState(0)
+    species = [1, 6, 7, 8, 9, 16]
+    X = PerAtomArray.from_list([rng.randn(6, 4) for _ in range(6)], species=[species] * 6)
+    y = X.with_values(np.tanh(X.values))
+    net = BPNNRegressor(build_fn=dropout_model, solver="adam", max_iter=4, random_state=3, n_jobs=1)
+    alone = clone(net).fit(X, y)
+    state = random.getstate()
+    for _ in range(3):
+        assert same_weights(alone, clone(net).set_params(n_jobs=3).fit(X, y))
+        assert random.getstate() == state
 
 
 def test_worker_processes_give_the_same_fit():
@@ -459,13 +502,21 @@ def test_the_iteration_limit_warns_unless_validation_decides():
     with pytest.warns(ConvergenceWarning) as caught:
         BPNNRegressor((4,), max_iter=2, random_state=0).fit(X, y)
     assert str(caught[0].message) == (
-        "max_iter=2 was reached before the training of H, O converged. Increase max_iter, or let "
-        "early_stopping=True decide when to stop."
+        "max_iter=2 was reached while the training loss of H, O was still falling fast, more than 5% over "
+        "the last tenth of the iterations. Increase max_iter, or let early_stopping=True decide when to stop."
     )
     assert caught[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         BPNNRegressor((4,), max_iter=2, early_stopping=True, random_state=0).fit(X, y)
+
+
+def test_a_budget_that_ends_where_the_loss_is_nearly_flat_is_no_warning():
+    X, y = make_atoms()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        net = BPNNRegressor((4,), max_iter=40, alpha=0.1, tol=0.0, random_state=0).fit(X, y)
+    assert net.n_iter_ == 40
 
 
 # ---------------------------------------------------------------- what is refused
@@ -483,9 +534,63 @@ def test_targets_that_do_not_fit_the_atoms():
     assert message_of(ValueError, fit(X, [*y[:3], y[3][:2]])) == (
         "y must have one row per atom of X; got 2 rows for the 3 atoms of structure 3."
     )
-    assert message_of(TypeError, fit(X, np.concatenate(y))).startswith(
-        "y must be a PerAtomArray or a list with one (n_atoms, k) array per structure; got ndarray of "
-        "shape (10, 2)."
+
+
+MUST = "y must hold one (n_atoms, k) array per structure, in a list or a PerAtomArray; got "
+FLAT = (
+    "Meta-estimators that flatten targets (TransformedTargetRegressor, Bagging, Voting, Stacking) are not "
+    "supported."
+)
+ENERGIES = "one number per structure. Targets must be per atom; energies per structure are not supported yet."
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (np.zeros(4), f"{MUST}ndarray of shape (4,), {ENERGIES}"),
+        (np.zeros((4, 1)), f"{MUST}ndarray of shape (4, 1), {ENERGIES}"),
+        ([0.0, np.float64(1), 2, 3], f"{MUST}a list of 4 numbers, {ENERGIES}"),
+        (None, f"{MUST}None. Pass a list of arrays. {FLAT}"),
+        ({"forces": 1}, f"{MUST}dict. Pass a list of arrays. {FLAT}"),
+        (
+            np.zeros((10, 2)),
+            f"{MUST}ndarray of shape (10, 2). Split rows of all atoms with PerAtomArray(y, X.offsets, "
+            f"X.species). {FLAT}",
+        ),
+        (
+            np.array([None] * 4),
+            f"{MUST}ndarray of shape (4,). Pass a list of arrays. {FLAT}",
+        ),
+        (
+            [np.zeros((2, 3)), None, [[1.0], [1.0, 2.0]], np.zeros((3, 3))],
+            "y must hold one (n_atoms, k) array of real numbers per structure; got NoneType for structure 1; "
+            "list for structure 2. Leave these structures out or repair them.",
+        ),
+    ],
+)
+def test_what_is_no_target_of_atoms(y, message):
+    X, _ = make_atoms(4)
+    assert message_of(TypeError, fit(X, y)) == message
+
+
+def test_targets_of_mixed_widths_name_the_odd_ones():
+    X, _ = make_atoms(12)
+    y = [np.zeros((n, 3)) for n in X.counts]
+    y[0], y[5] = np.zeros((2, 1)), np.zeros(3)
+    assert message_of(ValueError, fit(X, y)) == (
+        "y must all have the shape (n_atoms, 3); got (2, 1) for structure 0; (3,) for structure 5. Give all "
+        "structures the same number of columns."
+    )
+    assert message_of(ValueError, fit(X, [])) == (
+        "y must hold one (n_atoms, k) array per structure; got an empty list."
+    )
+
+
+def test_zero_workers():
+    X, y = make_atoms(4)
+    assert message_of(ValueError, fit(X, y, n_jobs=0)) == (
+        "The 'n_jobs' parameter of BPNNRegressor must be None, an int in the range (-inf, -1] or an int in "
+        "the range [1, inf). Got 0 instead."
     )
 
 

@@ -37,9 +37,9 @@ SCORERS = {
     "neg_root_mean_squared_error": lambda y, p: -root_mean_squared_error(y, p),
 }
 ROWS_ARE_NO_TARGETS = (
-    "y must be a PerAtomArray or a list with one (n_atoms, k) array per structure; got ndarray of shape {}. "
-    "TransformedTargetRegressor, Bagging, Voting and Stacking stack a PerAtomArray to plain rows; use the "
-    "regressor without them, it scales its targets itself."
+    "y must hold one (n_atoms, k) array per structure, in a list or a PerAtomArray; got ndarray of shape {}. "
+    "{} Meta-estimators that flatten targets (TransformedTargetRegressor, Bagging, Voting, Stacking) are not "
+    "supported."
 )
 
 
@@ -300,7 +300,9 @@ def test_transformed_targets_are_refused(data):
     X, y = data
     with pytest.raises(TypeError) as error:
         TransformedTargetRegressor(make_pipe(), transformer=StandardScaler()).fit(X, y)
-    assert message(error) == ROWS_ARE_NO_TARGETS.format((len(y.values), 3))
+    assert message(error) == ROWS_ARE_NO_TARGETS.format(
+        (len(y.values), 3), "Split rows of all atoms with PerAtomArray(y, X.offsets, X.species)."
+    )
 
 
 def test_bagging_of_structures_is_refused(data):
@@ -335,7 +337,7 @@ def test_voting_and_stacking_are_refused(data, ensemble):
     charges = y.with_values(y.values[:, :1])
     with pytest.warns(DataConversionWarning), pytest.raises(TypeError) as error:
         voters.fit(X, charges)
-    assert message(error) == ROWS_ARE_NO_TARGETS.format((n,))
+    assert message(error) == ROWS_ARE_NO_TARGETS.format((n,), "Pass a list of arrays.")
 
 
 def test_set_output_is_refused():

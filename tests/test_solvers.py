@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from tinynet_sklearn.keras_loops import _draw_batches, _graph_loss, _penalty, _Tensors, trainable
 from tinynet_sklearn.networks import build_custom, glorot_stack
 from tinynet_sklearn.recorder import Options, Recorder, TrainingSet
-from tinynet_sklearn.solvers import SOLVERS, stack_loss
+from tinynet_sklearn.solvers import SOLVERS, late_decrease, stack_loss
 
 OPTIONS = Options(max_iter=30, tol=1e-6, alpha=1e-4, batch_size=4, learning_rate=0.01, seed=1)
 
@@ -29,6 +29,20 @@ def stack(dtype="float64"):
 
 def recorder(network, patience=None, keep_best=False, tol=1e-6, verbose=0):
     return Recorder("Ti", network.arrays, patience, tol, keep_best, verbose)
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        ([3.0], 1.0),
+        ([4.0, 3.0], 0.25),
+        ([9.0] * 17 + [5.0, 4.0, 3.0], 0.4),  # the last 2 of 20
+        ([9.0] * 10 + [1.0] + [2.0] * 9, 0.0),  # a loss that rose again
+        ([0.0] * 20, 0.0),
+    ],
+)
+def test_late_decrease(loss, expected):
+    assert late_decrease(loss) == pytest.approx(expected)
 
 
 def skip_model(n_features, n_outputs, species):

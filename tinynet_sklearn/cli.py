@@ -101,17 +101,21 @@ def quickstart(
     seed: Annotated[int, typer.Option(min=0, help="For the split and the initial weights.")] = 0,
     max_iter: Annotated[int, typer.Option(min=1, help="L-BFGS iterations per network.")] = 400,
 ) -> None:
-    """Train and test force models on the bundled DFT data, in about a minute.
+    """Train and test force models on the bundled DFT data, in about half a minute.
 
     For BaTiO3 and MoO3: finds the bonds, embeds every atom, trains one tiny network per species, shows the
     errors on held-out structures next to those of predicting zero, writes the model and a parity plot, and
     reads the model back to predict again.
     """
     with _user_errors() as console:
-        from tinynet_sklearn.quickstart import MATERIALS
+        from tinynet_sklearn.quickstart import MATERIALS, make_folder
 
         if output.exists() and not output.is_dir():
             raise typer.BadParameter(f"{output} is a file; name a folder.", param_hint="--output")
+        try:
+            make_folder(output)
+        except OSError as error:
+            raise typer.BadParameter(str(error), param_hint="--output") from None
         names = list(MATERIALS) if material is Material.both else [material.value]
         same = [_learn(console, name, output, seed, max_iter) for name in names]
         example = output / f"{names[0]}.tinynet"

@@ -21,6 +21,7 @@ because joblib hands worker processes read-only memory maps.
 from __future__ import annotations
 
 import numbers
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,10 +29,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from tinynet_sklearn._validation import first_few
+from tinynet_sklearn._validation import described, first_few
 from tinynet_sklearn.frames import FRAME_TOLERANCE, FloatArray, IntArray, SiteFrames, as_integers
 
-__all__ = ["PerAtomArray", "as_target"]
+__all__ = ["PerAtomArray", "as_target", "equally_wide"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -143,16 +144,7 @@ class PerAtomArray:
         ValueError
             If the list is empty, an array is not two-dimensional, widths differ, or `species` does not match.
         """
-        parts = [_real_numbers(a, ndim=None) for a in arrays]
-        if not parts:
-            raise ValueError("arrays must hold one (n_atoms, k) array per structure; got an empty list.")
-        if any(p.ndim != 2 for p in parts) or len({p.shape[1] for p in parts}) > 1:
-            width = next((p.shape[1] for p in parts if p.ndim == 2), "k")
-            wrong = [f"{p.shape} for structure {i}" for i, p in enumerate(parts) if p.shape[1:] != (width,)]
-            raise ValueError(
-                f"arrays must all have the shape (n_atoms, {width}); got {first_few(wrong)}. "
-                "Write one number per atom as a column, a.reshape(-1, 1)."
-            )
+        parts = equally_wide(arrays, "arrays")
         counts = np.array([len(p) for p in parts], dtype=np.intp)
         offsets = np.concatenate([[0], np.cumsum(counts)])
         if species is None:
@@ -338,8 +330,9 @@ def as_target(y: Any, X: PerAtomArray) -> PerAtomArray:
 
     Parameters
     ----------
-    y : PerAtomArray or sequence of array-like of shape (n_atoms, k)
-        One part per structure of `X`, atoms in the same order.
+    y : PerAtomArray or sequence of array-like of shape (n_atoms, k) or (n_atoms,)
+        One part per structure of `X`, atoms in the same order. One number per atom may come without the
+        column axis.
     X : PerAtomArray
         Features of the same atoms.
 
@@ -351,20 +344,13 @@ def as_target(y: Any, X: PerAtomArray) -> PerAtomArray:
     Raises
     ------
     TypeError
-        If `y` is a plain array of rows, from which the structures cannot be told.
+        If `y` is anything from which the structures cannot be told, such as a plain array of rows, or does
+        not hold numbers.
     ValueError
         If `y` has another number of structures, of atoms in one of them, or other species than `X`.
     """
     if not isinstance(y, PerAtomArray):
-        if isinstance(y, list | tuple) or np.ndim(y) == 3:
-            y = PerAtomArray.from_list(y)
-        else:
-            raise TypeError(
-                "y must be a PerAtomArray or a list with one (n_atoms, k) array per structure; got "
-                f"{type(y).__name__} of shape {np.shape(y)}. TransformedTargetRegressor, Bagging, Voting and "
-                "Stacking stack a PerAtomArray to plain rows; use the regressor without them, it scales its "
-                "targets itself."
-            )
+        y = PerAtomArray.from_list(equally_wide(_parts_of_target(y, X), "y", vectors_are_columns=True))
     if len(y) != len(X):
         raise ValueError(f"y must have one part per structure of X; got {len(y)} for {len(X)} structures.")
     wrong = np.flatnonzero(y.counts != X.counts)
@@ -382,6 +368,82 @@ def as_target(y: Any, X: PerAtomArray) -> PerAtomArray:
             "from the same structures."
         )
     return PerAtomArray(y.values, X.offsets, X.species, y.frames)
+
+
+def _parts_of_target(y: Any, X: PerAtomArray) -> Sequence[Any]:
+    """The parts of targets that are none as one `PerAtomArray`, or an error that says what they must be."""
+    must = "y must hold one (n_atoms, k) array per structure, in a list or a PerAtomArray; got "
+    per_structure = (
+        ", one number per structure. Targets must be per atom; energies per structure are not supported yet."
+    )
+    if isinstance(y, list | tuple):
+        if y and all(isinstance(part, numbers.Real) for part in y):
+            raise TypeError(f"{must}a {type(y).__name__} of {len(y)} numbers{per_structure}")
+        return y
+    shape, kind = getattr(y, "shape", None), getattr(getattr(y, "dtype", None), "kind", "O")
+    if shape is not None and len(shape) == 3:
+        return list(np.asarray(y))
+    if shape in ((len(X),), (len(X), 1)) and kind != "O" and len(X) != len(X.values):
+        raise TypeError(f"{must}{described(y)}{per_structure}")
+    remedy = "Split rows of all atoms with PerAtomArray(y, X.offsets, X.species)."
+    if shape is None or len(shape) != 2:
+        remedy = "Pass a list of arrays."
+    raise TypeError(
+        f"{must}{'None' if y is None else described(y)}. {remedy} Meta-estimators that flatten targets "
+        "(TransformedTargetRegressor, Bagging, Voting, Stacking) are not supported."
+    )
+
+
+def equally_wide(arrays: Sequence[Any], name: str, vectors_are_columns: bool = False) -> list[FloatArray]:
+    """Real arrays of shape (n_atoms, k) with one k, or an error that calls them `name`.
+
+    Parameters
+    ----------
+    arrays : sequence of array-like
+        One per structure.
+    name : str
+        The argument they came as.
+    vectors_are_columns : bool, default=False
+        Whether (n_atoms,) may stand for (n_atoms, 1).
+
+    Returns
+    -------
+    list of ndarray
+
+    Raises
+    ------
+    ValueError
+        If there are none, or they differ in width or dimension from most of them.
+    TypeError
+        If they are not real numbers.
+    """
+    arrays = list(arrays)
+    if not arrays:
+        raise ValueError(f"{name} must hold one (n_atoms, k) array per structure; got an empty list.")
+    parts: list[FloatArray] = []
+    strangers = []
+    for i, array in enumerate(arrays):
+        try:
+            parts.append(_real_numbers(array, ndim=None))
+        except (TypeError, ValueError):  # no numbers; lists of unequal length
+            strangers.append(f"{described(array)} for structure {i}")
+    if strangers:
+        raise TypeError(
+            f"{name} must hold one (n_atoms, k) array of real numbers per structure; got "
+            f"{first_few(strangers)}. Leave these structures out or repair them."
+        )
+    columns = [p[:, None] if vectors_are_columns and p.ndim == 1 else p for p in parts]
+    widths = Counter(c.shape[1] for c in columns if c.ndim == 2)
+    usual = widths.most_common(1)[0][0] if widths else "k"
+    wrong = [f"{p.shape} for structure {i}" for i, p in enumerate(parts) if columns[i].shape[1:] != (usual,)]
+    if wrong:
+        remedy = "Write one number per atom as a column, a.reshape(-1, 1)."
+        if vectors_are_columns:
+            remedy = "Give all structures the same number of columns."
+        raise ValueError(
+            f"{name} must all have the shape (n_atoms, {usual}); got {first_few(wrong)}. {remedy}"
+        )
+    return columns
 
 
 def _concatenate(arrays: Sequence[Any], axis: int | None = 0, **options: Any) -> PerAtomArray:
@@ -459,8 +521,23 @@ def _join_columns(parts: list[PerAtomArray]) -> PerAtomArray:
                 "frame='lab'."
             )
     values = np.concatenate([p.values for p in parts], axis=1)
-    frames_kept = framed[0][1].without_symmetry() if framed else None
+    frames_kept = _join_frames_of_columns([p.frames for p in parts])
     return PerAtomArray(values, first.offsets, first.species, frames_kept)
+
+
+def _join_frames_of_columns(frames: list[SiteFrames | None]) -> SiteFrames | None:
+    """Frames of joined columns, with site groups where the same ones act on every part."""
+    framed = [f for f in frames if f is not None]
+    if not framed:
+        return None
+    first = framed[0]
+    symmetry = first.symmetry if len(framed) == len(frames) else None
+    for other in framed[1:]:
+        if symmetry is None or other.symmetry is None or not np.array_equal(other.sites, first.sites):
+            symmetry = None
+            break
+        symmetry = symmetry.beside(other.symmetry)
+    return SiteFrames(first.rotations, first.sites, symmetry)
 
 
 def _real_numbers(values: ArrayLike, ndim: int | None = 2) -> FloatArray:

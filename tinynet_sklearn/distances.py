@@ -55,9 +55,12 @@ class PairDistances:
 
 def suggested_cutoff(pair: PairDistances) -> float | None:
     """Middle (Angstrom) of the first gap beyond the shortest bonds; None if no gap is wide enough."""
+    return None if pair.shortest is None else first_gap(pair)
+
+
+def first_gap(pair: PairDistances) -> float | None:
+    """Middle (Angstrom) of the first gap beyond the shortest distances, bonds or not; None without one."""
     occupied = np.flatnonzero(pair.histogram)
-    if pair.shortest is None or not len(occupied):
-        return None
     empty = np.diff(occupied) - 1
     wide = np.flatnonzero(empty * HISTOGRAM_BIN >= MIN_GAP - 1e-9)
     if not len(wide):

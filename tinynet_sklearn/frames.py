@@ -122,6 +122,32 @@ class ColumnSymmetry:
             image[:, self.vector_columns] = image[:, self.vector_columns] @ rotation.T
         return image
 
+    def beside(self, other: ColumnSymmetry) -> ColumnSymmetry | None:
+        """Put the columns of `other` behind ours, where the same operations act on both.
+
+        Parameters
+        ----------
+        other : ColumnSymmetry
+            The action on the columns to the right, for the same site classes.
+
+        Returns
+        -------
+        ColumnSymmetry or None
+            The action on all columns; None if the operations of a site class differ, or their order.
+        """
+        alike = len(self.rotations) == len(other.rotations) and all(
+            a.shape == b.shape and np.allclose(a, b, rtol=0.0, atol=FRAME_TOLERANCE)
+            for a, b in zip(self.rotations, other.rotations, strict=True)
+        )
+        if not alike:
+            return None
+        shift = self.n_features
+        gather = tuple(
+            np.concatenate([a, b + shift], axis=1) for a, b in zip(self.gather, other.gather, strict=True)
+        )
+        vector_columns = np.concatenate([self.vector_columns, other.vector_columns + shift])
+        return ColumnSymmetry(gather, self.rotations, vector_columns)
+
     def equals(self, other: ColumnSymmetry) -> bool:
         """Whether `other` describes the same action, number for number."""
         if self is other:

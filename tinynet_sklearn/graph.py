@@ -34,6 +34,10 @@ from tinynet_sklearn.structures import AtomicStructure, as_structures, atomic_nu
 #: Atoms closer than this (Angstrom) are the same atom written twice.
 MIN_DISTANCE = 0.3
 
+#: More neighbours of an atom, or more pairs in all, are a mistake in the unit of the cutoff; the search for
+#: them would fill the memory.
+MAX_NEIGHBORS, MAX_PAIRS = 100_000, 50_000_000
+
 #: Directed bonds as found by a rule: atoms i, atoms j, and the cell of j, shapes (m,), (m,), (m, 3).
 DirectedBonds = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
@@ -357,10 +361,35 @@ def _pairs_within(
     """All directed pairs closer than ``cutoff``: i, j, cell of j, distance."""
     from vesin import NeighborList
 
+    neighbors = _expected_neighbors(structure, cutoff)
+    pairs = len(structure) * neighbors
+    if neighbors > MAX_NEIGHBORS or pairs > MAX_PAIRS:
+        raise ValueError(
+            f"a cutoff of {cutoff:g} Angstrom would give about {neighbors:.2g} neighbours of each atom, "
+            f"{pairs:.2g} pairs in all; up to {MAX_NEIGHBORS:,} and {MAX_PAIRS:,} are allowed. Is it in "
+            "picometres? Cutoffs are in Angstrom."
+        )
     i, j, shifts, lengths = NeighborList(cutoff=cutoff, full_list=True).compute(
         points=structure.positions, box=structure.cell, periodic=structure.pbc, quantities="ijSd"
     )
     return i.astype(np.int64), j.astype(np.int64), shifts.astype(np.int64), lengths
+
+
+def _expected_neighbors(structure: AtomicStructure, cutoff: float) -> float:
+    """Number of atoms in a sphere of radius ``cutoff``, had the atoms a uniform density."""
+    order = np.argsort(~structure.pbc, kind="stable")  # periodic directions first
+    axes, triangle = np.linalg.qr(structure.cell[order].T)
+    n_periodic = int(structure.pbc.sum())
+    size = float(np.abs(np.diag(triangle))[:n_periodic].prod())  # volume, area or length of the cell
+    extents = np.sort(np.ptp(structure.positions @ axes[:, n_periodic:], axis=0))[::-1]
+    radius = min(cutoff, 1e9)  # its cube is finite
+    balls = (1.0, 2.0 * radius, np.pi * radius**2, 4.0 / 3.0 * np.pi * radius**3)
+    # Where the atoms do not reach as far as the sphere, it has as many atoms as one of fewer dimensions.
+    fractions = [balls[n_periodic] / size]
+    for dimension, extent in enumerate(extents[extents > 0.0], start=n_periodic + 1):
+        size *= float(extent)
+        fractions.append(balls[dimension] / size)
+    return len(structure) * min(fractions)
 
 
 def _select(

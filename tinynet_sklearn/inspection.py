@@ -16,9 +16,11 @@ from ase.formula import Formula
 from numpy.typing import NDArray
 
 from tinynet_sklearn.distances import (
+    HISTOGRAM_RANGE,
     DistanceCounter,
     PairDistances,
     bond_codes,
+    first_gap,
     suggested_cutoff,
 )
 from tinynet_sklearn.graph import BondGraph, BondRule, as_bond_rule, bond_graph
@@ -105,7 +107,7 @@ class ForceStatistics:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Everything that `inspect_structures` found."""
+    """Everything that `inspect_structures` found; `lengths` is empty where there are no bonds."""
 
     n_frames: int
     species: dict[str, int]
@@ -186,7 +188,7 @@ def inspect_structures(
         species=_species_counts(usable),
         topologies=topologies,
         distances=pairs,
-        lengths=[] if graph is None else vector_lengths(graph, n_values, N_values),
+        lengths=[] if graph is None or not graph.n_bonds else vector_lengths(graph, n_values, N_values),
         forces=forces,
         findings=sorted(findings, key=lambda finding: not finding.problem),
     )
@@ -301,12 +303,13 @@ def _check_topologies(
         if len(formulas) < len(topologies):
             message += " Some differ only in the order of the atoms, or in pbc."
         findings.append(Finding(True, message, []))
-    bare = [t.formula for t in topologies if all(c.keys() == {"none"} for c in t.coordination.values())]
+    bare = {
+        t.formula: list(t.coordination)
+        for t in topologies
+        if all(c.keys() == {"none"} for c in t.coordination.values())
+    }
     if bare:
-        message = f"No bonds in {', '.join(dict.fromkeys(bare))} with bonds={bonds!r}; raise the cutoff."
-        if isinstance(bonds, float) and any(len(t.coordination) == 1 for t in topologies):
-            message += " A single number bonds different species only; name the pair, as in Mo-Mo=3.0."
-        findings.append(Finding(True, message, []))
+        findings.append(_no_bonds(bare, pairs, bonds))
     for topology in topologies:
         if topology.formula in bare:
             continue
@@ -330,6 +333,28 @@ def _check_topologies(
             if named:
                 message += f" Cutoffs between the shells: {named}."
             findings.append(Finding(False, message, list(topology.different)))
+
+
+def _no_bonds(bare: dict[str, list[str]], pairs: list[PairDistances], bonds: Any) -> Finding:
+    """Sets of atoms without any bond, species by formula, and what to do."""
+    message = f"No bonds in {', '.join(bare)} with bonds={bonds!r}"
+    elements = list(dict.fromkeys(species[0] for species in bare.values() if len(species) == 1))
+    if not (isinstance(bonds, int | float) and elements):
+        return Finding(True, f"{message}; raise the cutoff.", [])
+    names = [f"{symbol}-{symbol}" for symbol in elements]
+    found = {pair.pair: first_gap(pair) for pair in pairs if pair.pair in names}
+    between = ",".join(f"{name}={cutoff}" for name, cutoff in found.items() if cutoff is not None)
+    if between:
+        remedy = f"name the pair, as in {between} (between the first shells)."
+    elif found:
+        remedy = f"name the pair {names[0]} and a cutoff; no gap between its shells suggests one."
+    else:
+        remedy = (
+            f"name the pair {names[0]} and a cutoff; none of its atoms are within {HISTOGRAM_RANGE} Angstrom."
+        )
+    if len(elements) < len(bare):
+        remedy += " For the others, raise the cutoff."
+    return Finding(True, f"{message}: a single number bonds different species only; {remedy}", [])
 
 
 def _check_duplicates(usable: dict[int, AtomicStructure], findings: list[Finding]) -> None:
@@ -358,6 +383,14 @@ def _forces(
     elif len(forces) < len(stored):
         missing = [frame for frame in stored if frame not in forces]
         findings.append(Finding(True, "No forces, while other frames have them.", missing))
+    constrained = {frame: structures[frame].constraints for frame in forces if structures[frame].constraints}
+    if constrained:
+        kinds = sorted({type(c).__name__ for constraints in constrained.values() for c in constraints})
+        message = (
+            f"Constraints of ASE ({', '.join(kinds)}): atoms.get_forces() gives zeros for fixed atoms, and a "
+            "fit would learn these. Use y = [a.get_forces(apply_constraint=False) for a in frames]."
+        )
+        findings.append(Finding(True, message, list(constrained)))
     if len(finite) < len(forces):
         broken = [frame for frame in forces if frame not in finite]
         findings.append(Finding(True, "Forces with NaN or infinite values.", broken))

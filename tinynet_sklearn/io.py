@@ -50,7 +50,8 @@ def read_structures(path: str | PathLike[str]) -> list[Any]:
 def stored_forces(atoms: Any) -> NDArray[np.float64] | None:
     """Forces (eV/Angstrom, shape (n_atoms, 3)) that came with a structure; None where there are none.
 
-    Only results that were read are returned: no calculator is run.
+    Only results that were read are returned: no calculator is run, and no constraint is applied, as with
+    ``atoms.get_forces(apply_constraint=False)``.
 
     Parameters
     ----------

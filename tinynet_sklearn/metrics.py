@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from sklearn.metrics import make_scorer
 
 from tinynet_sklearn._validation import first_few, species_name
-from tinynet_sklearn.containers import PerAtomArray
+from tinynet_sklearn.containers import PerAtomArray, equally_wide
 from tinynet_sklearn.frames import FloatArray, IntArray
 
 __all__ = [
@@ -267,7 +267,7 @@ def _rows(y: Forces, name: str) -> FloatArray:
     if isinstance(y, PerAtomArray):
         rows = y.values
     elif isinstance(y, list | tuple):
-        rows = PerAtomArray.from_list([np.reshape(p, (-1, 1)) if np.ndim(p) == 1 else p for p in y]).values
+        rows = np.concatenate(equally_wide(y, name, vectors_are_columns=True))
     else:
         rows = np.asarray(y)
         rows = rows.reshape(-1, rows.shape[-1]) if rows.ndim == 3 else rows

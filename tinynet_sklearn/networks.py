@@ -22,6 +22,7 @@ nowhere else.
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -46,6 +47,9 @@ __all__ = [
 ]
 
 BuildFn: TypeAlias = Callable[[int, int, int], Any]
+
+# Python's generator belongs to the whole process, and networks are built and traced in threads side by side.
+_RANDOM_STATE_LOCK = threading.RLock()
 
 # Float32 rounding of a small network is 100 times below this, a forgotten operation far above.
 EXPORT_TOLERANCE = 1e-4
@@ -415,13 +419,17 @@ def as_numpy(tensor: Any) -> FloatArray:
 
 @contextmanager
 def unchanged_random_state(seed: int) -> Iterator[None]:
-    """Seed Python's generator, from which Keras draws its default seeds, and put it back afterwards."""
-    state = random.getstate()
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(state)
+    """Seed Python's generator, from which Keras draws its default seeds, and put it back afterwards.
+
+    One thread at a time: the others wait until the generator is back where it was.
+    """
+    with _RANDOM_STATE_LOCK:
+        state = random.getstate()
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(state)
 
 
 def split_flat(flat: FloatArray, shapes: Sequence[tuple[int, ...]]) -> Iterator[FloatArray]:

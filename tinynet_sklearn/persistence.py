@@ -144,6 +144,8 @@ def load_model(path: str | os.PathLike[str], return_metadata: bool = False) -> A
     ------
     FileNotFoundError
         If there is no such file.
+    IsADirectoryError
+        If it is a folder.
     ValueError
         If the file was not written by `save_model`, by a newer version of it, or is damaged.
     TypeError
@@ -151,7 +153,7 @@ def load_model(path: str | os.PathLike[str], return_metadata: bool = False) -> A
     """
     import skops.io
 
-    content = Path(path).read_bytes()
+    content = _read(Path(path))
     header = _read_header(content, path)
     try:
         unknown = _untrusted(content)
@@ -168,6 +170,17 @@ def load_model(path: str | os.PathLike[str], return_metadata: bool = False) -> A
             "loaded. It was not written by save_model as it is; get the file from its author again."
         )
     return (estimator, header["metadata"]) if return_metadata else estimator
+
+
+def _read(path: Path) -> bytes:
+    if path.is_dir():
+        raise IsADirectoryError(f"path must lead to a model file; '{path}' is a folder. Name a file in it.")
+    if not path.exists():
+        raise FileNotFoundError(
+            f"path must lead to a model file; '{path}' does not exist. Look for typing errors, and where "
+            f"relative paths start: '{Path.cwd()}'."
+        )
+    return path.read_bytes()
 
 
 def _read_header(content: bytes, path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -247,6 +260,7 @@ def _check_parameters(estimator: BaseEstimator) -> None:
     import skops.io
 
     refused = []
+    remedies: dict[str, None] = {}  # each once, in the order of the parameters
     for name, value in sorted(estimator.get_params(deep=True).items()):
         if value is None or isinstance(value, BaseEstimator | str | int | float):
             continue  # nested estimators are listed parameter by parameter
@@ -258,12 +272,19 @@ def _check_parameters(estimator: BaseEstimator) -> None:
             unknown = [f"{described(value)} ({error})"]
         if unknown:
             refused.append(f"{name}={described(value)} with {first_few(unknown)}")
+            remedies[_REMEDIES.get(name.rpartition("__")[2], _OTHER_REMEDY)] = None
     if refused:
         raise TypeError(
             "estimator must have parameters that can be read back without running code; got "
-            f"{first_few(refused)}. Set them to None, a number or a rule of this package after fitting: "
-            "prediction does not need build_fn."
+            f"{first_few(refused)}. {' '.join(remedies)}"
         )
+
+
+_REMEDIES = {
+    "bonds": "Fit with PairBonds or CutoffBonds as bonds.",
+    "build_fn": "Set build_fn=None after fitting: prediction does not need it.",
+}
+_OTHER_REMEDY = "Use None, numbers or text for these parameters."
 
 
 def _holds_estimators(value: Any) -> bool:

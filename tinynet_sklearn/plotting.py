@@ -7,18 +7,16 @@ list of open figures and no screen is needed; pass ``ax=plt.gca()`` to draw into
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tinynet_sklearn._validation import species_name
 from tinynet_sklearn.containers import PerAtomArray
+from tinynet_sklearn.frames import FloatArray, IntArray
 
 #: Colours that remain distinct with every common colour blindness (Okabe and Ito, 2008).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 #: Markers go along with the colours, for prints without them.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-
-Floats = NDArray[np.float64]
 
 
 class ParityDisplay:
@@ -56,9 +54,9 @@ class ParityDisplay:
     def __init__(
         self,
         *,
-        y_true: Floats,
-        y_pred: Floats,
-        species: NDArray[np.int64] | None = None,
+        y_true: FloatArray,
+        y_pred: FloatArray,
+        species: IntArray | None = None,
         quantity: str = "force component",
         unit: str = "eV/Å",
     ) -> None:
@@ -228,13 +226,13 @@ class ParityDisplay:
 
 class _Series(NamedTuple):
     name: str
-    true: Floats
-    pred: Floats
+    true: FloatArray
+    pred: FloatArray
     color: str
     marker: str
 
 
-def _rows(y: Any) -> tuple[Floats, NDArray[np.int64]]:
+def _rows(y: Any) -> tuple[FloatArray, IntArray]:
     """Rows (n_rows, k) and species (n_rows,) of what a user passes."""
     if isinstance(y, list | tuple):
         y = PerAtomArray.from_list(y)
@@ -246,12 +244,12 @@ def _rows(y: Any) -> tuple[Floats, NDArray[np.int64]]:
     return rows, np.zeros(len(rows), dtype=np.int64)
 
 
-def _errors(true: Floats, pred: Floats) -> tuple[float, float]:
+def _errors(true: FloatArray, pred: FloatArray) -> tuple[float, float]:
     error = pred - true
     return float(np.sqrt(np.mean(error**2))), float(np.mean(np.abs(error)))
 
 
-def _limits(*values: Floats) -> tuple[float, float]:
+def _limits(*values: FloatArray) -> tuple[float, float]:
     low, high = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
     margin = 0.04 * (high - low) or 1.0
     return low - margin, high + margin

@@ -4,6 +4,7 @@ Each step is a function that returns what it found; `tinynet_sklearn.cli` calls 
 results. They are also the shortest complete example of how the parts of the package fit together.
 """
 
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -78,6 +79,22 @@ class SavedModel:
     plot: Path
     size: int
     identical: bool
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, with those above it, and try to write there: better before the training than after.
+
+    Raises
+    ------
+    OSError
+        If files cannot be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write to {folder}: {error.strerror}; name another folder.") from error
 
 
 def make_pipeline(bonds: Any, *, max_iter: int = 400, random_state: int = 0, verbose: int = 0) -> Pipeline:
@@ -220,7 +237,7 @@ def save(
     metadata : dict
         Kept in the model file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     model, plot = folder / f"{name}.tinynet", folder / f"{name}-parity.png"
     save_model(pipeline, model, metadata)
     display = ParityDisplay.from_predictions(true, predicted)

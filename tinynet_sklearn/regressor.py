@@ -33,13 +33,14 @@ from tinynet_sklearn.rows import (
     check_structure_weights,
     draw_held_out,
     is_per_atom,
+    lost_site_groups,
     network_keys,
     per_atom_targets,
     refuse_structures,
     require_symmetry,
     resolved_copies,
 )
-from tinynet_sklearn.solvers import SOLVERS
+from tinynet_sklearn.solvers import FAST_DECREASE, SOLVERS, late_decrease
 from tinynet_sklearn.training import (
     AtomNetwork,
     Samples,
@@ -96,7 +97,8 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         3 wide and X carries site frames.
     symmetry_copies : int, "auto" or "all", default="auto"
         Train on every row under so many operations of its site group, or under all; "auto" is 8 where the
-        features know their site groups, and 1 elsewhere.
+        features know their site groups, and 1 elsewhere; a warning says so if a step before the regressor,
+        such as a scaler, has cost them their site groups.
     symmetry_average : bool, default=False
         Average predictions over the site group.
     build_fn : callable or None, default=None
@@ -144,8 +146,9 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     than dense layers. BLAS runs on one thread while fitting, so that sums have one order; use `n_jobs`.
 
     Ctrl-C ends the training: the best weights so far stay and a warning says how far each network had come.
-    Reaching `max_iter` gives a `ConvergenceWarning`, but not with `early_stopping`, where the validation
-    structures decide which weights are kept.
+    A fixed budget of iterations is the intended use: reaching `max_iter` gives a `ConvergenceWarning` only if
+    the training loss still fell by more than 5 % over the last tenth of the iterations, and never with
+    `early_stopping`, where the validation structures decide which weights are kept.
 
     References
     ----------
@@ -186,7 +189,11 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         "symmetry_average": ["boolean"],
         "build_fn": [None, callable],
         "warm_start": ["boolean"],
-        "n_jobs": [None, Integral],
+        "n_jobs": [
+            None,
+            Interval(Integral, None, -1, closed="right"),
+            Interval(Integral, 1, None, closed="left"),
+        ],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
         "dtype": [StrOptions({"float64", "float32"})],
@@ -478,6 +485,9 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         resolved_copies(atoms, self.symmetry_copies)  # refuse early what cannot be done
         if self.symmetry_average:
             require_symmetry(atoms, "symmetry_average=True")
+        lost = lost_site_groups(atoms, self.symmetry_copies)
+        if lost:
+            warnings.warn(lost, UserWarning, stacklevel=4)  # fit, its validation wrapper, the user
         vector = self.target == "vector" or (
             self.target == "auto" and width == 3 and atoms.frames is not None
         )
@@ -508,10 +518,12 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self._keras_models = None
         self.n_iter_ = max(recorder.n_iter for recorder in recorders)
         self.loss_ = float(np.mean([recorder.kept_loss for recorder in recorders]))
-        late = [r.label for r in recorders if not (r.converged or r.cancelled)]
-        if late and not self.early_stopping:
+        open_ended = [r for r in recorders if not (r.converged or r.cancelled)]
+        falling = [r.label for r in open_ended if late_decrease(r.loss) > FAST_DECREASE]
+        if falling and not self.early_stopping:
             warnings.warn(
-                f"max_iter={self.max_iter} was reached before the training of {', '.join(late)} converged. "
+                f"max_iter={self.max_iter} was reached while the training loss of {', '.join(falling)} was "
+                f"still falling fast, more than {FAST_DECREASE:.0%} over the last tenth of the iterations. "
                 "Increase max_iter, or let early_stopping=True decide when to stop.",
                 ConvergenceWarning,
                 stacklevel=4,  # fit, its validation wrapper, the user

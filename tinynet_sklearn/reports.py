@@ -84,6 +84,8 @@ def print_inspection(console: Console, path: str, bonds: Any, found: Inspection)
     if found.lengths:
         what = "Vector lengths, entries per atom (default settings; ≤ counted, not merged)"
         section(console, what, _lengths(found.lengths))
+    elif found.topologies:
+        section(console, "Vector lengths", f"None: the mean {found.topologies[0].formula} has no bonds.")
     section(console, "Forces", _forces(found.forces, found.n_frames))
     section(console, "What looks wrong", *_findings(found.problems, "Nothing."))
     notes = [finding for finding in found.findings if not finding.problem]

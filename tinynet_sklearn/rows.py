@@ -25,6 +25,7 @@ __all__ = [
     "check_structure_weights",
     "draw_held_out",
     "is_per_atom",
+    "lost_site_groups",
     "merged",
     "network_keys",
     "per_atom_targets",
@@ -90,7 +91,7 @@ def per_atom_targets(y: Any, X: PerAtomArray) -> FloatArray:
     Parameters
     ----------
     y : PerAtomArray or sequence of array-like of shape (n_atoms, k) or (n_atoms,)
-        One part per structure; one number per atom may come without the column axis.
+        As for `as_target`.
     X : PerAtomArray
         The atoms.
 
@@ -105,8 +106,6 @@ def per_atom_targets(y: Any, X: PerAtomArray) -> FloatArray:
     ValueError
         If y does not fit the atoms of X or holds NaN or infinity.
     """
-    if isinstance(y, list | tuple):
-        y = [np.reshape(part, (-1, 1)) if np.ndim(part) == 1 else part for part in y]
     target = as_target(y, X)
     check_finite(target, "y")
     values = target.values.astype(np.float64)
@@ -141,11 +140,11 @@ def check_finite(atoms: PerAtomArray, name: str) -> None:
     cases = [
         f"{atoms.values[row, column]} in column {column} of atom {row - atoms.offsets[i]} "
         f"({species_name(atoms.species[row])}) of structure {i}"
-        for (row, column), i in zip(first_of_row[:4], structures[:4], strict=True)
+        for (row, column), i in zip(first_of_row[:3], structures[:3], strict=True)
     ]
-    cases += [""] * (len(rows) - len(cases))
+    more = f"; and {len(rows) - len(cases)} more" if len(rows) > len(cases) else ""
     raise ValueError(
-        f"{name} must be finite; got {first_few(cases)}. Leave these structures out or repair them."
+        f"{name} must be finite; got {'; '.join(cases)}{more}. Leave these structures out or repair them."
     )
 
 
@@ -218,6 +217,24 @@ def resolved_copies(atoms: PerAtomArray, symmetry_copies: int | str) -> int | st
     if symmetry_copies != 1:
         require_symmetry(atoms, f"symmetry_copies={symmetry_copies!r}")
     return symmetry_copies
+
+
+def lost_site_groups(atoms: PerAtomArray, symmetry_copies: int | str) -> str | None:
+    """What to warn of where ``symmetry_copies="auto"`` finds that a step has cost features their site groups.
+
+    Returns
+    -------
+    str or None
+        None where nothing was lost.
+    """
+    if symmetry_copies != "auto" or atoms.frames is None or atoms.frames.symmetry is not None:
+        return None
+    return (
+        "X carries site frames but no site groups: a step before the regressor scaled, mixed, selected or "
+        "joined columns. symmetry_copies='auto' therefore trains on every row once instead of on "
+        f"{AUTO_COPIES} symmetry copies of it, which often costs accuracy. Drop that step if it is a scaler "
+        "(the regressor scales its inputs itself), or set symmetry_copies=1 to silence this warning."
+    )
 
 
 def network_keys(atoms: PerAtomArray, networks: str) -> IntArray:

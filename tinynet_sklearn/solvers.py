@@ -21,7 +21,7 @@ spares every worker the seconds of importing TensorFlow and tracing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -33,13 +33,38 @@ from tinynet_sklearn.networks import DenseStack, KerasNetwork, with_arrays
 from tinynet_sklearn.recorder import Options, Recorder, TrainingSet
 from tinynet_sklearn.scaling import row_blocks
 
-__all__ = ["BATCHED_SOLVERS", "SOLVERS", "stack_loss"]
+__all__ = ["BATCHED_SOLVERS", "FAST_DECREASE", "SOLVERS", "late_decrease", "stack_loss"]
 
 Network: TypeAlias = DenseStack | KerasNetwork
 
 # L-BFGS remembers this many steps. Networks of this size gain from a longer memory than scipy's 10, and its
 # cost stays far below that of one evaluation.
 LBFGS_MEMORY = 30
+
+
+# A training that reached its last iteration deserves a warning if its loss still fell by more than this
+# fraction over the last tenth of the iterations. Less is how L-BFGS with a fixed budget is meant to end.
+FAST_DECREASE = 0.05
+
+
+def late_decrease(loss: Sequence[float]) -> float:
+    """By which fraction the lowest loss fell over the last tenth of the iterations.
+
+    Parameters
+    ----------
+    loss : sequence of float
+        After each iteration, at least one.
+
+    Returns
+    -------
+    float
+        From 0 to 1; 1 after a single iteration, of which nothing is known.
+    """
+    if len(loss) < 2:
+        return 1.0
+    n_late = -(-len(loss) // 10)
+    before, after = min(loss[:-n_late]), min(loss[-n_late:])
+    return max(0.0, 1.0 - after / before) if before > 0 else 0.0
 
 
 def train_lbfgs(

@@ -173,10 +173,11 @@ def test_atoms_written_twice_are_found_whether_bonded_or_not():
     doubled += doubled[[2]]  # O on O, which are never bonded with bonds=3.1
     doubled += doubled[[0]]
     doubled.positions[6, 1] += 4.1  # Ba on an image of Ba, nearly
+    remedy = "remove one of them (if it is only their mean positions that meet, use reference='first')."
     assert failure(ValueError, CycleMomentFeaturizer().fit, [doubled]) == (
         "bonds=3.1 gives no usable bond graph of the reference structure:\n"
-        "  atoms 0 and 6 are 0.1 Angstrom apart; remove one of them.\n"
-        "  atoms 2 and 5 are 0 Angstrom apart; remove one of them."
+        f"  atoms 0 and 6 are 0.1 Angstrom apart; {remedy}\n"
+        f"  atoms 2 and 5 are 0 Angstrom apart; {remedy}"
     )
 
 

@@ -104,7 +104,8 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
     ``N=0`` leaves only bond lengths. Sorted or summed they are scalars, which cannot predict a vector: for
     densities of states, not for forces. With ``order="direction"`` each stands in the slot of a known
     direction, which carries some of what coordinates would. Entries have no unit, coordinates are in
-    Angstrom; shorter lists are padded with zeros.
+    Angstrom; shorter lists are padded with zeros. ``n=0`` with ``N=0`` gives empty vectors, with which a
+    regressor can only predict the mean: the reference point of a search over both.
 
     Examples
     --------

@@ -329,7 +329,8 @@ def check_bonds(graph: BondGraph, structure: AtomicStructure, bonds: Any) -> Non
     near = bond_graph(structure, CutoffBonds(MIN_DISTANCE, heteroatomic=False))
     lengths = near.bond_lengths(structure.positions, structure.cell)
     problems = [
-        f"atoms {i} and {j} are {length:.2g} Angstrom apart; remove one of them."
+        f"atoms {i} and {j} are {length:.2g} Angstrom apart; remove one of them (if it is only their mean "
+        "positions that meet, use reference='first')."
         for i, j, length in zip(near.first, near.last, lengths, strict=True)
     ]
     isolated = np.flatnonzero(graph.coordination == 0)

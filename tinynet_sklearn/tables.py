@@ -92,7 +92,7 @@ class ColumnLayout:
 def column_layout(paths: Sequence[AtomPaths], spec: PathSpec) -> ColumnLayout:
     """Widths learned from all atoms: the largest number of entries of each class.
 
-    Blocks stand in the order L2, L4, ..., Ln, N1, ..., NN, own species; the width of a block is the
+    Blocks stand in the order L2, L3, ..., Ln, N1, ..., NN, own species; the width of a block is the
     largest over the centre species.
     """
     widths: dict[SlotClass, int] = {}

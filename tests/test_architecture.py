@@ -15,7 +15,7 @@ PACKAGE = Path(tinynet_sklearn.__file__).parent
 #: The floors of the house, ground floor first. A module may import from the floors below and, on its own,
 #: from the modules to its left.
 FLOORS = [
-    ["_version", "_validation", "_kernels", "frames", "containers"],
+    ["_version", "_validation", "_kernels", "frames", "containers", "targets"],
     ["structures", "io", "graph", "distances"],
     ["paths", "sites", "tables", "lengths", "reference"],
     [

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from tinynet_sklearn.containers import PerAtomArray, as_target
+from tinynet_sklearn.containers import PerAtomArray
 from tinynet_sklearn.frames import ColumnSymmetry, SiteFrames
+from tinynet_sklearn.targets import as_target
 
 EQUAL = (3, 3, 3, 3)
 UNEQUAL = (2, 5, 1, 3)

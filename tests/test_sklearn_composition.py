@@ -29,7 +29,7 @@ from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tinynet_sklearn import PerAtom, PerAtomArray
-from tinynet_sklearn.containers import as_target
+from tinynet_sklearn.targets import as_target
 
 SCORERS = {
     "r2": r2_score,

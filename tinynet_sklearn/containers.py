@@ -21,7 +21,6 @@ because joblib hands worker processes read-only memory maps.
 from __future__ import annotations
 
 import numbers
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,10 +28,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from tinynet_sklearn._validation import described, first_few
+from tinynet_sklearn._validation import equally_wide, first_few, real_numbers
 from tinynet_sklearn.frames import FRAME_TOLERANCE, FloatArray, IntArray, SiteFrames, as_integers
 
-__all__ = ["PerAtomArray", "as_target", "equally_wide"]
+__all__ = ["PerAtomArray"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -89,7 +88,7 @@ class PerAtomArray:
     __array_ufunc__ = None
 
     def __post_init__(self) -> None:
-        values = _real_numbers(self.values)
+        values = real_numbers(self.values)
         offsets = as_integers(self.offsets, "offsets", ndim=1)
         species = as_integers(self.species, "species", ndim=1, dtype=np.int64)
         n_rows = len(values)
@@ -307,7 +306,7 @@ class PerAtomArray:
         ValueError
             If the number of rows differs.
         """
-        values = _real_numbers(values)
+        values = real_numbers(values)
         if len(values) != len(self.values):
             raise ValueError(
                 f"values must hold one row for each of the {len(self.values)} atoms; got {len(values)} rows. "
@@ -323,127 +322,6 @@ class PerAtomArray:
         return self.with_values(self.values * float(factor), keep_symmetry=True)
 
     __rmul__ = __mul__
-
-
-def as_target(y: Any, X: PerAtomArray) -> PerAtomArray:
-    """Targets `y` for the atoms of `X`, whichever way the user wrote them.
-
-    Parameters
-    ----------
-    y : PerAtomArray or sequence of array-like of shape (n_atoms, k) or (n_atoms,)
-        One part per structure of `X`, atoms in the same order. One number per atom may come without the
-        column axis.
-    X : PerAtomArray
-        Features of the same atoms.
-
-    Returns
-    -------
-    PerAtomArray
-        With the offsets and species of `X`; the frames are those of `y`.
-
-    Raises
-    ------
-    TypeError
-        If `y` is anything from which the structures cannot be told, such as a plain array of rows, or does
-        not hold numbers.
-    ValueError
-        If `y` has another number of structures, of atoms in one of them, or other species than `X`.
-    """
-    if not isinstance(y, PerAtomArray):
-        y = PerAtomArray.from_list(equally_wide(_parts_of_target(y, X), "y", vectors_are_columns=True))
-    if len(y) != len(X):
-        raise ValueError(f"y must have one part per structure of X; got {len(y)} for {len(X)} structures.")
-    wrong = np.flatnonzero(y.counts != X.counts)
-    if len(wrong):
-        cases = [f"{y.counts[i]} rows for the {X.counts[i]} atoms of structure {i}" for i in wrong]
-        raise ValueError(f"y must have one row per atom of X; got {first_few(cases)}.")
-    # Species 0 stands for "not said", as in targets that came as a list.
-    different = np.flatnonzero((y.species != X.species) & (y.species != 0))
-    if len(different):
-        row = different[0]
-        structure = X.structure_of_row[row]
-        raise ValueError(
-            f"y must list the atoms in the order of X; atom {row - X.offsets[structure]} of structure "
-            f"{structure} has atomic number {y.species[row]} in y and {X.species[row]} in X. Take X and y "
-            "from the same structures."
-        )
-    return PerAtomArray(y.values, X.offsets, X.species, y.frames)
-
-
-def _parts_of_target(y: Any, X: PerAtomArray) -> Sequence[Any]:
-    """The parts of targets that are none as one `PerAtomArray`, or an error that says what they must be."""
-    must = "y must hold one (n_atoms, k) array per structure, in a list or a PerAtomArray; got "
-    per_structure = (
-        ", one number per structure. Targets must be per atom; energies per structure are not supported yet."
-    )
-    if isinstance(y, list | tuple):
-        if y and all(isinstance(part, numbers.Real) for part in y):
-            raise TypeError(f"{must}a {type(y).__name__} of {len(y)} numbers{per_structure}")
-        return y
-    shape, kind = getattr(y, "shape", None), getattr(getattr(y, "dtype", None), "kind", "O")
-    if shape is not None and len(shape) == 3:
-        return list(np.asarray(y))
-    if shape in ((len(X),), (len(X), 1)) and kind != "O" and len(X) != len(X.values):
-        raise TypeError(f"{must}{described(y)}{per_structure}")
-    remedy = "Split rows of all atoms with PerAtomArray(y, X.offsets, X.species)."
-    if shape is None or len(shape) != 2:
-        remedy = "Pass a list of arrays."
-    raise TypeError(
-        f"{must}{'None' if y is None else described(y)}. {remedy} Meta-estimators that flatten targets "
-        "(TransformedTargetRegressor, Bagging, Voting, Stacking) are not supported."
-    )
-
-
-def equally_wide(arrays: Sequence[Any], name: str, vectors_are_columns: bool = False) -> list[FloatArray]:
-    """Real arrays of shape (n_atoms, k) with one k, or an error that calls them `name`.
-
-    Parameters
-    ----------
-    arrays : sequence of array-like
-        One per structure.
-    name : str
-        The argument they came as.
-    vectors_are_columns : bool, default=False
-        Whether (n_atoms,) may stand for (n_atoms, 1).
-
-    Returns
-    -------
-    list of ndarray
-
-    Raises
-    ------
-    ValueError
-        If there are none, or they differ in width or dimension from most of them.
-    TypeError
-        If they are not real numbers.
-    """
-    arrays = list(arrays)
-    if not arrays:
-        raise ValueError(f"{name} must hold one (n_atoms, k) array per structure; got an empty list.")
-    parts: list[FloatArray] = []
-    strangers = []
-    for i, array in enumerate(arrays):
-        try:
-            parts.append(_real_numbers(array, ndim=None))
-        except (TypeError, ValueError):  # no numbers; lists of unequal length
-            strangers.append(f"{described(array)} for structure {i}")
-    if strangers:
-        raise TypeError(
-            f"{name} must hold one (n_atoms, k) array of real numbers per structure; got "
-            f"{first_few(strangers)}. Leave these structures out or repair them."
-        )
-    columns = [p[:, None] if vectors_are_columns and p.ndim == 1 else p for p in parts]
-    widths = Counter(c.shape[1] for c in columns if c.ndim == 2)
-    usual = widths.most_common(1)[0][0] if widths else "k"
-    wrong = [f"{p.shape} for structure {i}" for i, p in enumerate(parts) if columns[i].shape[1:] != (usual,)]
-    if wrong:
-        remedy = "Write one number per atom as a column, a.reshape(-1, 1)."
-        if vectors_are_columns:
-            remedy = "Give all structures the same number of columns."
-        raise ValueError(
-            f"{name} must all have the shape (n_atoms, {usual}); got {first_few(wrong)}. {remedy}"
-        )
-    return columns
 
 
 def _concatenate(arrays: Sequence[Any], axis: int | None = 0, **options: Any) -> PerAtomArray:
@@ -538,18 +416,6 @@ def _join_frames_of_columns(frames: list[SiteFrames | None]) -> SiteFrames | Non
             break
         symmetry = symmetry.beside(other.symmetry)
     return SiteFrames(first.rotations, first.sites, symmetry)
-
-
-def _real_numbers(values: ArrayLike, ndim: int | None = 2) -> FloatArray:
-    array = np.asarray(values)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"values must be real numbers; got type {array.dtype}.")
-    if ndim is not None and array.ndim != ndim:
-        raise ValueError(
-            f"values must have the shape (n_rows, k), one row per atom; got {array.shape}. "
-            "Write one number per atom as a column, a.reshape(-1, 1)."
-        )
-    return array if array.dtype.kind == "f" else array.astype(np.float64)
 
 
 def _shortened(items: Sequence[int] | IntArray) -> str:

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.metrics import make_scorer
 
-from tinynet_sklearn._validation import first_few, species_name
-from tinynet_sklearn.containers import PerAtomArray, equally_wide
+from tinynet_sklearn._validation import equally_wide, first_few, species_name
+from tinynet_sklearn.containers import PerAtomArray
 from tinynet_sklearn.frames import FloatArray, IntArray
 
 __all__ = [

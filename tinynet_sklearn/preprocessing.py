@@ -14,8 +14,9 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from tinynet_sklearn._validation import described, first_few, species_name
-from tinynet_sklearn.containers import PerAtomArray, as_target
+from tinynet_sklearn.containers import PerAtomArray
 from tinynet_sklearn.frames import FloatArray, IntArray
+from tinynet_sklearn.targets import as_target
 
 __all__ = ["PerAtom"]
 

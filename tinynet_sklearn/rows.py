@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tinynet_sklearn._validation import described, first_few, species_name
-from tinynet_sklearn.containers import PerAtomArray, as_target
+from tinynet_sklearn.containers import PerAtomArray
 from tinynet_sklearn.frames import ColumnSymmetry, FloatArray, IntArray
+from tinynet_sklearn.targets import as_target
 
 __all__ = [
     "anonymous",

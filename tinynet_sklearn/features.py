@@ -231,10 +231,11 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         self.reference_ = self._reference(structures)
         graph = bond_graph(self.reference_, as_bond_rule(self.bonds))
         check_bonds(graph, self.reference_, self.bonds)
+        relaxed = graph.bond_lengths(self.reference_.positions, self.reference_.cell)
         problems = [
             f"structure {k}: {problem}."
             for k, structure in enumerate(structures)
-            if (problem := lay_onto(structure, self.reference_, graph)[2]) is not None
+            if (problem := lay_onto(structure, self.reference_, graph, relaxed)[2]) is not None
         ]
         raise_problems("X has structures that do not share the reference's bonds", problems)
         spec = self._spec()
@@ -372,8 +373,9 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         rows = np.zeros((len(structures) * n_atoms, self.n_features_out_), dtype=self.dtype)
         turns = np.empty((len(structures), 3, 3))
         problems = []
+        relaxed = graph.bond_lengths(self.reference_.positions, self.reference_.cell)
         for k, structure in enumerate(structures):
-            positions, turns[k], problem = lay_onto(structure, self.reference_, graph)
+            positions, turns[k], problem = lay_onto(structure, self.reference_, graph, relaxed)
             if problem is not None:
                 problems.append(f"structure {start + k}: {problem}.")
                 continue

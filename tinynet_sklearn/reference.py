@@ -51,9 +51,18 @@ def mismatch(structure: AtomicStructure, reference: AtomicStructure) -> str | No
 
 
 def lay_onto(
-    structure: AtomicStructure, reference: AtomicStructure, graph: BondGraph
+    structure: AtomicStructure, reference: AtomicStructure, graph: BondGraph, relaxed: Floats
 ) -> tuple[Floats, Floats, str | None]:
     """Lay a frame onto the reference.
+
+    Parameters
+    ----------
+    structure, reference : AtomicStructure
+        With the same atoms, see `mismatch`.
+    graph : BondGraph
+        Of the reference.
+    relaxed : ndarray of shape (n_bonds,)
+        Lengths of its bonds, Angstrom.
 
     Returns
     -------
@@ -66,7 +75,6 @@ def lay_onto(
     """
     positions = unwrapped(structure, reference)
     rotation = rotation_from(reference, structure, positions)
-    relaxed = graph.bond_lengths(reference.positions, reference.cell)
     overlong = overstretched_bond(graph.bond_lengths(positions, structure.cell), relaxed, graph)
     if overlong is None:
         return positions, rotation, None

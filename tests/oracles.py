@@ -165,3 +165,33 @@ def hopping_moments(atoms: Atoms, bonded: Bonded, max_hops: int, reach: int) -> 
         assert not too_far, f"reach={reach} is too small for walks of {max_hops} hops"
     # H is symmetric: <i| H^m |i> = <H^(m//2) i | H^(m - m//2) i>.
     return {m: (powers[m // 2] * powers[m - m // 2]).sum(axis=0) for m in range(2, max_hops + 1)}
+
+
+# ---- Networks and the groups of sites ----------------------------------------------------------------------
+
+
+def dense(arrays: list[np.ndarray], rows: np.ndarray, hidden: Callable[[Any], Any] = np.tanh) -> np.ndarray:
+    """A network with a linear last layer, from W0, b0, W1, b1, ..."""
+    for weight, bias in zip(arrays[:-2:2], arrays[1:-2:2], strict=True):
+        rows = hidden(rows @ weight + bias)
+    return rows @ arrays[-2] + arrays[-1]
+
+
+def images(rows: np.ndarray, symmetry: Any, site: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Every operation of a site group: its matrix R, and physical rows of that site class under it."""
+    for gather, rotation in zip(symmetry.gather[site], symmetry.rotations[site], strict=True):
+        image = rows[:, gather]
+        for x, y, z in symmetry.vector_columns:
+            image[:, [x, y, z]] = [rotation @ vector for vector in image[:, [x, y, z]]]
+        yield rotation, image
+
+
+def averaged(
+    function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, symmetry: Any, site: int, vector: bool
+) -> np.ndarray:
+    """``mean_g R_g^T f(g x)``, or ``mean_g f(g x)`` of scalars, for a function of physical rows."""
+    outputs = [
+        [rotation.T @ output if vector else output for output in function(image)]
+        for rotation, image in images(rows, symmetry, site)
+    ]
+    return np.mean(outputs, axis=0)

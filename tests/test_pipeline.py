@@ -69,7 +69,7 @@ def small_pipeline(**parameters):
 
 def test_forces_of_unseen_structures_are_learned(rocksalt):
     frames, forces = rocksalt
-    pipe = small_pipeline(embed__N=2, net__max_iter=200, net__symmetry_copies=16)
+    pipe = small_pipeline(embed__N=2, net__max_iter=200)
     pipe.fit(frames[:48], forces[:48])
     predicted = pipe.predict(frames[48:])
     assert isinstance(predicted, PerAtomArray)
@@ -172,9 +172,10 @@ def test_union_of_featurizers_and_row_transformers(rocksalt):
             ("embed", union),
             ("scale", PerAtom(StandardScaler())),
             ("reduce", PerAtom(PCA(n_components=20))),
-            ("net", BPNNRegressor((8,), max_iter=50, early_stopping=True, symmetry_copies=1, random_state=0)),
+            ("net", BPNNRegressor((8,), max_iter=50, early_stopping=True, random_state=0)),
         ]
-    ).fit(frames, forces)
+    ).set_params(net__symmetry_average=False, net__symmetry_copies=1)
+    pipe.fit(frames, forces)
     names = union.get_feature_names_out()
     assert names[0].startswith("near__L2[")
     assert any(name.startswith("sums__mu4[") for name in names)
@@ -190,9 +191,10 @@ def test_a_union_of_featurizers_of_one_crystal_keeps_the_site_groups(rocksalt):
             ("far", CycleMomentFeaturizer(n=4, N=0, bonds=3.0)),
         ]
     )
-    pipe = small_pipeline(embed=union, net__symmetry_average=True).fit(frames, forces)
-    expected = clone(pipe).set_params(net__symmetry_copies=8).fit(frames, forces).predict(frames).values
-    np.testing.assert_array_equal(pipe.predict(frames).values, expected)
+    pipe = small_pipeline(embed=union).fit(frames, forces)
+    assert pipe["net"].n_operations_ > 1
+    asked_for = clone(pipe).set_params(net__symmetry_average=True).fit(frames, forces)
+    np.testing.assert_array_equal(pipe.predict(frames).values, asked_for.predict(frames).values)
 
 
 def test_pymatgen_structures_and_files_give_the_same_model(rocksalt, tmp_path):
@@ -288,14 +290,21 @@ def test_sites_unseen_in_training_are_refused(rocksalt):
         pipe["net"].predict(other)
 
 
-def test_automatic_symmetry_copies(rocksalt):
-    """8 operations where the features know their site groups, none elsewhere."""
+@pytest.mark.parametrize(
+    ("settings", "the_same"),
+    [
+        ({}, {"net__symmetry_average": True, "net__symmetry_copies": 1}),
+        ({"net__symmetry_average": False}, {"net__symmetry_average": False, "net__symmetry_copies": 8}),
+        ({"embed__frame": "lab"}, {"net__symmetry_average": False, "net__symmetry_copies": 1}),
+    ],
+)
+def test_automatic_symmetry(rocksalt, settings, the_same):
+    """An average where the features know their site groups; without it 8 copies; neither elsewhere."""
     frames, forces = rocksalt
-    expected = small_pipeline(net__symmetry_copies=8).fit(frames, forces).predict(frames).values
-    np.testing.assert_array_equal(small_pipeline().fit(frames, forces).predict(frames).values, expected)
-    lab = small_pipeline(embed__frame="lab")
-    expected = clone(lab).set_params(net__symmetry_copies=1).fit(frames, forces).predict(frames).values
-    np.testing.assert_array_equal(lab.fit(frames, forces).predict(frames).values, expected)
+    automatic = small_pipeline(**settings).fit(frames, forces)
+    asked_for = clone(automatic).set_params(**the_same).fit(frames, forces)
+    assert (automatic["net"].n_operations_ > 1) == the_same["net__symmetry_average"]
+    np.testing.assert_array_equal(automatic.predict(frames).values, asked_for.predict(frames).values)
 
 
 @pytest.mark.parametrize("structure", ["wurtzite", "zincblende"])

@@ -209,7 +209,7 @@ def test_predictions_turn_with_the_frames():
 
 def test_symmetry_average_is_exactly_covariant():
     X, y, _ = make_vectors()
-    net = BPNNRegressor((4,), max_iter=20, symmetry_average=True, random_state=0).fit(X, y)
+    net = BPNNRegressor((4,), max_iter=20, random_state=0).fit(X, y)
     lab = net.predict(X).values
     in_frame = X.frames.to_frame(lab)
     symmetry = X.frames.symmetry
@@ -227,7 +227,7 @@ def test_symmetry_copies_are_the_fit_to_repeated_rows():
     plain = PerAtomArray(rows, np.arange(len(rows) + 1), np.full(len(rows), 8))
     settings = {"hidden_layer_sizes": (4,), "max_iter": 30, "target": "vector", "random_state": 0}
     by_hand = BPNNRegressor(**settings).fit(plain, plain.with_values(np.concatenate(forces)))
-    copies = BPNNRegressor(**settings, symmetry_copies="all").fit(X, y)
+    copies = BPNNRegressor(**settings, symmetry_copies="all", symmetry_average=False).fit(X, y)
     for a, b in zip(copies.weights_[8], by_hand.weights_[8], strict=True):
         assert_allclose(a, b, atol=1e-2)  # the frames round the forces, and training amplifies it
     assert_allclose(copies.atom_networks_[8].inputs.scale, by_hand.atom_networks_[8].inputs.scale)
@@ -238,15 +238,22 @@ def test_symmetry_copies_generalise_better():
     X, y, _ = make_vectors(12)
     test, y_test, _ = make_vectors(60, seed=1)
     scores = [
-        BPNNRegressor((8,), symmetry_copies=n, random_state=0).fit(X, y).score(test, y_test) for n in (1, 8)
+        BPNNRegressor((8,), symmetry_copies=n, symmetry_average=False, random_state=0)
+        .fit(X, y)
+        .score(test, y_test)
+        for n in (1, 8)
     ]
     assert scores[1] > scores[0]
+    assert (
+        BPNNRegressor((8,), random_state=0).fit(X, y).score(test, y_test) > scores[1]
+    )  # and an average best
 
 
 def test_more_copies_than_operations_are_all_operations():
     X, y, _ = make_vectors()
     nets = [
-        BPNNRegressor((3,), max_iter=5, symmetry_copies=n, random_state=0).fit(X, y) for n in (8, 99, "all")
+        BPNNRegressor((3,), max_iter=5, symmetry_copies=n, symmetry_average=False, random_state=0).fit(X, y)
+        for n in (8, 99, "all")
     ]
     assert same_weights(nets[0], nets[1])
     assert same_weights(nets[0], nets[2])
@@ -256,19 +263,36 @@ def test_lost_site_groups_are_warned_of():
     X, y, _ = make_vectors(5)
     net = BPNNRegressor((3,), max_iter=2, random_state=0)
     lost = X.with_values(X.values)
-    with pytest.warns(UserWarning, match="site groups") as caught:
-        net.fit(lost, y)
-    assert [str(w.message) for w in caught if w.category is UserWarning] == [
+    beginning = (
         "X carries site frames but no site groups: a step before the regressor scaled, mixed, selected or "
-        "joined columns. symmetry_copies='auto' therefore trains on every row once instead of on 8 symmetry "
-        "copies of it, which often costs accuracy. Drop that step if it is a scaler (the regressor scales "
-        "its inputs itself), or set symmetry_copies=1 to silence this warning."
-    ]
-    assert caught[0].filename == __file__
+        "joined columns. "
+    )
+    middle = (
+        ", which often costs accuracy. Drop that step if it is a scaler (the regressor scales its inputs "
+        "itself), or set "
+    )
+    for average, consequence, silence in (
+        (
+            "auto",
+            "symmetry_average='auto' therefore trains networks that do not obey the site symmetry",
+            "symmetry_average=False and symmetry_copies=1",
+        ),
+        (
+            False,
+            "symmetry_copies='auto' therefore trains on every row once instead of on 8 symmetry copies of it",
+            "symmetry_copies=1",
+        ),
+    ):
+        with pytest.warns(UserWarning, match="site groups") as caught:
+            net.set_params(symmetry_average=average).fit(lost, y)
+        assert [str(w.message) for w in caught if w.category is UserWarning] == [
+            f"{beginning}{consequence}{middle}{silence} to silence this warning."
+        ]
+        assert caught[0].filename == __file__
     with pytest.warns(UserWarning, match="site groups"):
         clone(net).set_params(target="scalar").fit(lost, y)
     # nothing to lose: asked for one copy, site groups at hand, no frames at all
-    once = clone(net).set_params(symmetry_copies=1).fit(lost, y)
+    once = clone(net).set_params(symmetry_copies=1, symmetry_average=False).fit(lost, y)
     assert same_weights(once, net)
     clone(net).fit(X, y)
     clone(net).fit(PerAtomArray(X.values, X.offsets, X.species), y)
@@ -377,6 +401,54 @@ def test_warm_start_goes_on_where_it_stopped():
     assert net.history_[8]["loss"][0] < first_loss
     assert net.loss_ < loss
     assert net.atom_networks_[8].inputs is scaling
+
+
+def as_trained(net, X, y):
+    """What a candidate of a search was trained with, read off its weights and its history."""
+    arrays = net.weights_[8]
+    return {
+        "n_iter": net.n_iter_,
+        "n_losses": len(net.history_[8]["loss"]),
+        "units": arrays[0].shape[1] if len(arrays) > 2 else 0,
+        "layers": len(arrays) // 2,
+        "decay": sum(np.square(w).sum() for w in arrays[::2]),
+        "averaged": net.n_operations_ > 1,
+        "first_loss": net.history_[8]["loss"][0],
+        "loss": net.loss_,
+        "score": net.score(X, y),
+    }
+
+
+def test_no_parameter_is_lost_on_the_way_to_a_candidate():
+    """The wrappers of Keras once dropped the arguments of fit on cloning: all candidates trained alike."""
+    X, y, _ = make_vectors(16)
+    net = BPNNRegressor((3,), max_iter=6, tol=0.0, random_state=0)
+    grid = [
+        {"max_iter": [1, 7]},
+        {"solver": ["varpro", "lbfgs", "adam"]},
+        {"alpha": [0.0, 1.0]},
+        {"hidden_layer_sizes": [(), (5,), (4, 2)]},
+        {"symmetry_average": [True, False]},
+        {"solver": ["varpro"], "symmetry_penalty": [0.0, 1.0]},
+    ]
+    search = GridSearchCV(net, grid, scoring=as_trained, refit="score", cv=2, error_score="raise").fit(X, y)
+    found = {
+        name: search.cv_results_[f"split0_test_{name}"] for name in as_trained(search.best_estimator_, X, y)
+    }
+    test, train = np.arange(8), np.arange(8, 16)
+    for number, params in enumerate(search.cv_results_["params"]):
+        alone = clone(net).set_params(**params).fit(X[train], y[train])
+        expected = as_trained(alone, X[test], y[test])
+        assert {name: values[number] for name, values in found.items()} == expected
+    assert found["n_iter"][:2].tolist() == found["n_losses"][:2].tolist() == [1, 7]
+    assert len(set(found["first_loss"][2:5])) == 3
+    assert found["decay"][6] < 0.5 * found["decay"][5]
+    assert found["units"][7:10].tolist() == [0, 5, 4]
+    assert found["layers"][7:10].tolist() == [1, 2, 3]
+    assert found["averaged"].tolist() == [True] * 11 + [False, True, True]
+    assert found["first_loss"][12] < found["first_loss"][13]
+    best = clone(net).set_params(**search.best_params_).fit(X, y)
+    assert same_weights(search.best_estimator_, best)
 
 
 def test_grid_search_trains_candidates_with_their_own_parameters():
@@ -753,7 +825,9 @@ def test_weights_that_explode():
     X, y = make_atoms(6)
     net = BPNNRegressor((3,), "linear", solver="adam", learning_rate_init=1e300, max_iter=20, random_state=0)
     assert message_of(ValueError, lambda: net.fit(X, y)) == (
-        "training must keep the weights finite; those of H did not stay so. Lower learning_rate_init, or "
-        "scale "
-        "inputs and targets (scaler, target_scaler)."
+        "training must keep losses, slopes and weights finite; they were not for H after 1 iterations "
+        "(largest number 3.95, scaled 2.01, in column 0 of y for atom 1 (H) of structure 3); O after 1 "
+        "iterations (largest number -1.42, scaled -1.85, in column 1 of X for atom 0 (O) of structure 4). "
+        "Lower learning_rate_init, leave the structure out or repair it if that number is wrong, or let the "
+        "regressor scale inputs and targets (scaler, target_scaler)."
     )

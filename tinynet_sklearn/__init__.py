@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tinynet_sklearn._version import __version__
 
 if TYPE_CHECKING:
+    from tinynet_sklearn.committee import CommitteeRegressor
     from tinynet_sklearn.containers import PerAtomArray
     from tinynet_sklearn.datasets import load_batio3, load_moo3
     from tinynet_sklearn.features import CycleMomentFeaturizer
@@ -22,16 +23,20 @@ if TYPE_CHECKING:
         PairBonds,
         build_bond_graph,
     )
+    from tinynet_sklearn.learning_curves import LossCurveDisplay
     from tinynet_sklearn.persistence import load_model, save_model
     from tinynet_sklearn.plotting import ParityDisplay
     from tinynet_sklearn.preprocessing import PerAtom
     from tinynet_sklearn.regressor import BPNNRegressor
+    from tinynet_sklearn.splits import time_blocks
 
 _ROOM_OF = {
     "BPNNRegressor": "regressor",
     "BondGraph": "graph",
+    "CommitteeRegressor": "committee",
     "CutoffBonds": "graph",
     "CycleMomentFeaturizer": "features",
+    "LossCurveDisplay": "learning_curves",
     "NaturalBonds": "graph",
     "NearNeighborBonds": "graph",
     "PairBonds": "graph",
@@ -44,13 +49,16 @@ _ROOM_OF = {
     "load_model": "persistence",
     "load_moo3": "datasets",
     "save_model": "persistence",
+    "time_blocks": "splits",
 }
 
 __all__ = [
     "BPNNRegressor",
     "BondGraph",
+    "CommitteeRegressor",
     "CutoffBonds",
     "CycleMomentFeaturizer",
+    "LossCurveDisplay",
     "NaturalBonds",
     "NearNeighborBonds",
     "PairBonds",
@@ -64,6 +72,7 @@ __all__ = [
     "load_model",
     "load_moo3",
     "save_model",
+    "time_blocks",
 ]
 
 

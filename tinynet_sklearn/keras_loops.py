@@ -21,9 +21,9 @@ from tinynet_sklearn.networks import (
     split_flat,
     unchanged_random_state,
 )
-from tinynet_sklearn.recorder import Options, Recorder, TrainingSet
+from tinynet_sklearn.recorder import Arrays, Options, Recorder, TrainingSet
 
-__all__ = ["KerasObjective", "keras_objective", "run_adam", "trainable"]
+__all__ = ["KerasObjective", "keras_objective", "moments_of", "run_adam", "trainable"]
 
 # One compiled call runs whole epochs until about this many steps are done: enough to make the cost of the
 # call vanish, few enough that an interrupt is answered at once.
@@ -40,6 +40,11 @@ def trainable(network: DenseStack | KerasNetwork) -> Any:
             f"{keras.backend.backend()!r} here. Set the environment variable KERAS_BACKEND=tensorflow, or "
             "use solver='lbfgs' without build_fn, which needs no backend."
         )
+    if network.n_inputs == 0:  # oneDNN ends the process over empty matrices in single precision
+        raise ValueError(
+            "solver='adam' and build_fn need at least one column of X that varies over the atoms of each "
+            "network; got none. Use solver='auto' without build_fn, which then learns the mean."
+        )
     return keras_model(network, "network") if isinstance(network, DenseStack) else network.build()
 
 
@@ -55,20 +60,75 @@ class _Tensors:
     rows: Any
     targets: Any
     weight: Any
+    turns: Any
 
     @classmethod
     def of(cls, data: TrainingSet, dtype: str) -> _Tensors:
         import tensorflow as tf
 
-        return cls(*(tf.constant(a, dtype=dtype) for a in (data.rows, data.targets, data.weight)))
+        arrays = (_images(data), data.targets, data.weight, _turns(data))
+        return cls(*(None if a is None else tf.constant(a, dtype=dtype) for a in arrays))
+
+    def take(self, rows: Any) -> _Tensors:
+        """A batch."""
+        import tensorflow as tf
+
+        tensors = (self.rows, self.targets, self.weight, self.turns)
+        return _Tensors(*(None if t is None else tf.gather(t, rows) for t in tensors))
 
 
-def _graph_loss(model: Any, data: _Tensors, training: bool) -> Any:
+def _n_images(data: TrainingSet) -> int:
+    """Images per row: a multiple of every group's order, so that all rows have equally many."""
+    return int(np.lcm.reduce([action.n_operations for action in data.actions]))
+
+
+def _images(data: TrainingSet) -> FloatArray:
+    """Rows (n_rows, n_inputs), or their images (n_rows, n_images, n_inputs) where there is a group."""
+    if not data.averages:
+        return data.rows
+    n_images = _n_images(data)
+    images = np.empty((len(data.rows), n_images, data.rows.shape[1]), dtype=data.rows.dtype)
+    for site, action in enumerate(data.actions):
+        ours = data.site == site
+        images[ours] = np.tile(action.images(data.rows[ours]), (1, n_images // action.n_operations, 1))
+    return images
+
+
+def _turns(data: TrainingSet) -> FloatArray | None:
+    """What turns the vector outputs of all images back and averages them, (n_rows, n_images, 3, 3)."""
+    if not data.averages or not data.actions[0].turns_outputs:
+        return None
+    n_images = _n_images(data)
+    turns = [np.tile(a.rotations, (n_images // a.n_operations, 1, 1)) / n_images for a in data.actions]
+    return np.stack(turns)[data.site]
+
+
+def _outputs(model: Any, data: _Tensors, training: bool) -> tuple[Any, Any]:
+    """The model's outputs (n_rows, k), averaged over the images of each row, and their scatter (n_rows,)."""
+    import tensorflow as tf
+
+    if len(data.rows.shape) == 2:
+        return model(data.rows, training=training), None
+    n_images, n_inputs = data.rows.shape[1:]
+    outputs = model(tf.reshape(data.rows, [-1, n_inputs]), training=training)
+    outputs = tf.reshape(outputs, [-1, n_images, outputs.shape[-1]])
+    if data.turns is None:
+        average = tf.reduce_mean(outputs, axis=1)
+    else:
+        average = tf.einsum("ngi,ngij->nj", outputs, tf.cast(data.turns, outputs.dtype))
+    lengths = tf.reduce_mean(tf.reduce_sum(tf.square(outputs), axis=2), axis=1)
+    return average, lengths - tf.reduce_sum(tf.square(average), axis=1)
+
+
+def _graph_loss(model: Any, data: _Tensors, training: bool, scatter: float = 0.0) -> Any:
     """Mean squared error as a TensorFlow scalar; `weight` need not sum to one (mini-batches)."""
     import tensorflow as tf
 
-    error = tf.cast(model(data.rows, training=training), data.targets.dtype) - data.targets
+    average, scattered = _outputs(model, data, training)
+    error = tf.cast(average, data.targets.dtype) - data.targets
     per_row = tf.reduce_mean(tf.square(error), axis=1)
+    if scatter and scattered is not None:
+        per_row += scatter / error.shape[1] * tf.cast(scattered, per_row.dtype)
     return tf.tensordot(per_row, data.weight, 1) / tf.reduce_sum(data.weight)
 
 
@@ -109,7 +169,7 @@ class KerasObjective:
 
 
 def keras_objective(
-    model: Any, train: TrainingSet, validation: TrainingSet | None, alpha: float
+    model: Any, train: TrainingSet, validation: TrainingSet | None, alpha: float, scatter: float = 0.0
 ) -> KerasObjective:
     """Compile the loss of any Keras model in inference mode, where it depends on the weights alone.
 
@@ -119,6 +179,8 @@ def keras_objective(
     train, validation : TrainingSet
     alpha : float
         Weight decay.
+    scatter : float
+        Weight of the scatter of the outputs over a site group.
     """
     import tensorflow as tf
 
@@ -131,7 +193,7 @@ def keras_objective(
     @tf.function(autograph=False)
     def graph() -> Any:
         with tf.GradientTape() as tape:
-            loss = _graph_loss(model, data, training=False)
+            loss = _graph_loss(model, data, training=False, scatter=scatter)
             loss += _penalty(model, alpha, loss.dtype)
         slopes = tape.gradient(loss, [v.value for v in variables], unconnected_gradients="zero")
         return loss, tf.concat([tf.cast(tf.reshape(s, [-1]), tf.float64) for s in slopes], axis=0)
@@ -179,7 +241,7 @@ def run_adam(
     options : Options
         Uses all but `tol`.
     recorder : Recorder
-        Takes the log.
+        Takes the log; may bring the moments of an earlier run, or its whole state.
     """
     import tensorflow as tf
 
@@ -187,15 +249,20 @@ def run_adam(
     structure_start = np.flatnonzero(np.diff(train.structure, prepend=-1))
     n_batches = -(-len(structure_start) // options.batch_size)
     epochs_per_call = max(1, STEPS_PER_CALL // n_batches)
+    data = _Tensors.of(train, dtype)
+    held_out = None if validation is None else _Tensors.of(validation, dtype)
     with unchanged_random_state(options.seed):
-        run_epochs, best = _adam_graph(
-            model,
-            _Tensors.of(train, dtype),
-            None if validation is None else _Tensors.of(validation, dtype),
-            options,
-            recorder,
-        )
+        run_epochs, variables = _adam_graph(model, data, held_out, options, recorder, n_batches)
+    best = variables["best"]
     rng = np.random.RandomState(options.seed)
+    _take_up(recorder.taken_up, variables, rng)
+
+    def state() -> Arrays:
+        _, key, position, *_ = rng.get_state()
+        batches = {"batches.key": np.array(key), "batches.position": np.array(position)}
+        arrays = {f"{name}.{k}": as_numpy(v) for name, vs in variables.items() for k, v in enumerate(vs)}
+        return arrays | batches
+
     while recorder.n_iter < options.max_iter and not (recorder.converged or recorder.cancelled):
         n_epochs = min(epochs_per_call, options.max_iter - recorder.n_iter)
         epochs = [
@@ -207,15 +274,33 @@ def run_adam(
             tf.constant(recorder.best, dtype),
             tf.constant(recorder.iterations_since_best, tf.int32),
         )
-        kept = best if recorder.keep_best else [w.value for w in model.weights]
-        snapshot = [as_numpy(v) for v in kept]
+        latest = [as_numpy(w.value) for w in model.weights]
+        finite = _finite([losses.numpy(), watched.numpy(), *latest])
+        snapshot = latest if finite and not recorder.keep_best else [as_numpy(v) for v in best]
+        if not _finite(snapshot):
+            snapshot = recorder.weights
         for loss, value in zip(losses.numpy(), watched.numpy(), strict=True):
             recorder.step(loss, None if validation is None else value, lambda kept=snapshot: kept)  # type: ignore[misc]
+        if not finite:
+            recorder.diverged = True
+            if not recorder.keep_best:  # the loss of an epoch is no promise for the weights at its end
+                for weight, values in zip(model.weights, snapshot, strict=True):
+                    weight.assign(values)
+                recorder.kept_loss = float(_graph_loss(model, data, training=False))
+            return
+        recorder.save(state)
+    recorder.save(state, now=True)
+    recorder.left_behind = moments_of(state())
 
 
 def _adam_graph(
-    model: Any, data: _Tensors, held_out: _Tensors | None, options: Options, recorder: Recorder
-) -> tuple[Callable[..., Any], list[Any]]:
+    model: Any,
+    data: _Tensors,
+    held_out: _Tensors | None,
+    options: Options,
+    recorder: Recorder,
+    n_batches: int,
+) -> tuple[Callable[..., Any], dict[str, list[Any]]]:
     """Compile the loop over epochs and batches.
 
     Returns
@@ -223,8 +308,10 @@ def _adam_graph(
     run_epochs : callable
         ``(order (n_epochs, n_rows), bounds (n_epochs, n_batches + 1), best, since_best)`` to the losses and
         watched values of the epochs that were run; fewer than given when patience ran out.
-    best : list of tf.Variable
-        Weights of the epoch with the lowest watched value.
+    state : dict of str to list of variables
+        "model" (seeds of its random layers included), "best", its weights after the epoch with the lowest
+        watched value, "first" and "second", the moments of its slopes, "steps", their number, and
+        "position", the steps of this training alone.
     """
     import tensorflow as tf
 
@@ -233,17 +320,22 @@ def _adam_graph(
         best = [tf.Variable(w.value) for w in model.weights]
         first = [tf.Variable(tf.zeros(v.shape, v.dtype)) for v in variables]
         second = [tf.Variable(tf.zeros(v.shape, v.dtype)) for v in variables]
-        steps = tf.Variable(0, dtype=tf.int64)
+        steps, position = (tf.Variable(0, dtype=tf.int64) for _ in range(2))
     loss_type = data.targets.dtype
     patience = recorder.patience if recorder.patience is not None else np.iinfo(np.int32).max
 
     def one_step(rows: Any) -> Any:
-        batch = _Tensors(*(tf.gather(a, rows) for a in (data.rows, data.targets, data.weight)))
+        batch = data.take(rows)
         with tf.GradientTape() as tape:
-            loss = _graph_loss(model, batch, training=True)
+            loss = _graph_loss(model, batch, training=True, scatter=options.scatter)
             loss += _penalty(model, options.alpha, loss_type)
         slopes = tape.gradient(loss, [v.value for v in variables], unconnected_gradients="zero")
         t = tf.cast(steps.assign_add(1), tf.float64)
+        rate = tf.constant(options.learning_rate, tf.float64)
+        if options.schedule == "cosine":  # from the full rate at the first step to zero after the last
+            share = tf.cast(position, tf.float64) / (options.max_iter * n_batches)
+            rate *= 0.5 * (1 + tf.cos(np.pi * share))
+        position.assign_add(1)
         for variable, m, v, slope in zip(variables, first, second, slopes, strict=True):
             tf.raw_ops.ResourceApplyAdam(
                 var=variable.value.handle,
@@ -251,7 +343,7 @@ def _adam_graph(
                 v=v.handle,
                 beta1_power=tf.cast(0.9**t, variable.dtype),
                 beta2_power=tf.cast(0.999**t, variable.dtype),
-                lr=tf.constant(options.learning_rate, variable.dtype),
+                lr=tf.cast(rate, variable.dtype),
                 beta1=tf.constant(0.9, variable.dtype),
                 beta2=tf.constant(0.999, variable.dtype),
                 epsilon=tf.constant(1e-7, variable.dtype),
@@ -307,7 +399,28 @@ def _adam_graph(
         return losses.stack()[:epoch], watched.stack()[:epoch]
 
     # The concrete function: TensorFlow counts traces per source line and would warn after a few fits.
-    return run_epochs.get_concrete_function(), best
+    state = {"model": model.variables, "best": best, "first": first, "second": second}
+    return run_epochs.get_concrete_function(), state | {"steps": [steps], "position": [position]}
+
+
+def _finite(arrays: list[FloatArray]) -> bool:
+    return all(bool(np.isfinite(a).all()) for a in arrays)
+
+
+def moments_of(state: Arrays) -> Arrays:
+    """What of the state of Adam serves a new training of the same network."""
+    return {name: array for name, array in state.items() if name.startswith(("first.", "second.", "steps."))}
+
+
+def _take_up(arrays: Arrays, variables: dict[str, list[Any]], rng: np.random.RandomState) -> None:
+    """Set the variables and the generator of batches for which there are arrays."""
+    for name, members in variables.items():
+        for k, variable in enumerate(members):
+            if f"{name}.{k}" in arrays:
+                variable.assign(arrays[f"{name}.{k}"])
+    if "batches.key" in arrays:
+        state = {"key": arrays["batches.key"], "pos": int(arrays["batches.position"])}
+        rng.set_state({"bit_generator": "MT19937", "state": state})
 
 
 def _draw_batches(

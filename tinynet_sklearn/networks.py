@@ -139,6 +139,10 @@ class DenseStack:
         arrays = list(split_flat(flat, [a.shape for a in self.arrays]))
         return replace(self, weights=tuple(arrays[::2]), biases=tuple(arrays[1::2]))
 
+    def __getitem__(self, layers: slice) -> DenseStack:
+        """Some of the layers as a stack of their own, which may be empty."""
+        return DenseStack(self.weights[layers], self.biases[layers], self.activations[layers])
+
     def astype(self, dtype: DTypeLike) -> DenseStack:
         """Copy in another precision."""
         return self.with_flat(self.flat().astype(dtype))

@@ -22,7 +22,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import secrets
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +33,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from tinynet_sklearn._validation import described, first_few
 from tinynet_sklearn._version import __version__
+from tinynet_sklearn.checkpoint import write_atomically
 
 __all__ = ["TRUSTED_TYPES", "load_model", "save_model"]
 
@@ -48,6 +48,7 @@ TRUSTED_TYPES = (
     *(
         f"{_PACKAGE}.{name}"
         for name in (
+            "committee.CommitteeRegressor",
             "containers.PerAtomArray",
             "features.CycleMomentFeaturizer",
             "frames.ColumnSymmetry",
@@ -83,7 +84,7 @@ def save_model(
     Parameters
     ----------
     estimator : BaseEstimator
-        A fitted `BPNNRegressor`, or a pipeline or search of scikit-learn around it.
+        A fitted `BPNNRegressor` or `CommitteeRegressor`, or a pipeline or search of scikit-learn around it.
     path : str or path-like
         Where to write.
     metadata : mapping or None, default=None
@@ -120,7 +121,7 @@ def save_model(
         )
     with ZipFile(buffer := io.BytesIO(content), "a", compression=ZIP_DEFLATED) as archive:
         archive.writestr(HEADER, json.dumps(header, indent=2))
-    _write_atomically(Path(path), buffer.getvalue())
+    write_atomically(Path(path), buffer.getvalue())
 
 
 def load_model(path: str | os.PathLike[str], return_metadata: bool = False) -> Any:
@@ -292,15 +293,3 @@ def _holds_estimators(value: Any) -> bool:
     return isinstance(value, list) and all(
         isinstance(part, tuple) and any(isinstance(item, BaseEstimator) for item in part) for part in value
     )
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

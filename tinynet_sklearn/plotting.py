@@ -166,10 +166,7 @@ class ParityDisplay:
         ParityDisplay
             self
         """
-        if ax is None:
-            from matplotlib.figure import Figure
-
-            ax = Figure(figsize=(5.0, 5.0), dpi=150, layout="constrained").subplots()
+        ax = new_axes(5.0, 5.0) if ax is None else ax
         self.ax_, self.figure_ = ax, ax.figure
         series = self._series()
         self.errors_ = {s.name: _errors(s.true, s.pred) for s in series}
@@ -253,3 +250,10 @@ def _limits(*values: FloatArray) -> tuple[float, float]:
     low, high = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
     margin = 0.04 * (high - low) or 1.0
     return low - margin, high + margin
+
+
+def new_axes(width: float, height: float) -> Any:
+    """Axes of a new figure (inches) that pyplot does not know."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=150, layout="constrained").subplots()

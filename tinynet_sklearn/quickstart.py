@@ -100,8 +100,8 @@ def make_folder(folder: Path) -> None:
 def make_pipeline(bonds: Any, *, max_iter: int = 400, random_state: int = 0, verbose: int = 0) -> Pipeline:
     """Return the pipeline that is trained: L_4^(3), one 16x32 network per species.
 
-    Forces turn with the crystal. Training on every symmetry copy of every atom, and averaging predictions
-    over them, teaches that to the networks; on a few dozen structures it halves the error.
+    Forces turn with the crystal, and so do the predictions: networks are averaged over the operations of each
+    site, which halves the error on a few dozen structures.
 
     Parameters
     ----------
@@ -119,10 +119,7 @@ def make_pipeline(bonds: Any, *, max_iter: int = 400, random_state: int = 0, ver
                 "net",
                 BPNNRegressor(
                     hidden_layer_sizes=(16, 32),
-                    alpha=1e-4,
                     max_iter=max_iter,
-                    symmetry_copies="all",
-                    symmetry_average=True,
                     n_jobs=-1,
                     random_state=random_state,
                     verbose=verbose,

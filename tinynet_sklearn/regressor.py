@@ -2,7 +2,7 @@
 
 The class checks, distributes and collects. What it computes lives elsewhere: networks and scalings in
 `networks`, training loops in `solvers`, site frames and symmetry copies in `rows`, the way of one network
-from its rows to its weights in `training`.
+from its rows to its start in `training`, that of all of them to the end in `workers`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
+from os import PathLike
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,13 +25,14 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tinynet_sklearn._validation import described, species_name
 from tinynet_sklearn.containers import PerAtomArray
-from tinynet_sklearn.frames import FloatArray
+from tinynet_sklearn.equivariance import GroupAction
+from tinynet_sklearn.frames import FloatArray, IntArray
 from tinynet_sklearn.networks import ACTIVATIONS, DenseStack, keras_model
 from tinynet_sklearn.recorder import Recorder
 from tinynet_sklearn.rows import (
     anonymous,
-    averaged,
     check_finite,
+    check_groups,
     check_structure_weights,
     draw_held_out,
     is_per_atom,
@@ -38,6 +41,7 @@ from tinynet_sklearn.rows import (
     per_atom_targets,
     refuse_structures,
     require_symmetry,
+    resolved_average,
     resolved_copies,
 )
 from tinynet_sklearn.solvers import FAST_DECREASE, SOLVERS, late_decrease
@@ -48,8 +52,8 @@ from tinynet_sklearn.training import (
     hidden_sizes,
     label_of,
     prepare_task,
-    train_tasks,
 )
+from tinynet_sklearn.workers import open_files, report_divergence, train_tasks
 
 __all__ = ["BPNNRegressor"]
 
@@ -67,21 +71,26 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         One network for each chemical species; one for each class of equivalent sites, which is better
         where atoms of one species stand in different surroundings (needs features with site frames); or
         one for all atoms.
-    solver : {"lbfgs", "adam"}, default="lbfgs"
-        Full-batch L-BFGS, or mini-batches with Adam.
-    alpha : float, default=1e-3
+    solver : {"auto", "varpro", "lbfgs", "adam"}, default="auto"
+        Full-batch L-BFGS over the hidden layers with the linear output layer solved exactly at every point
+        (variable projection); full-batch L-BFGS over all weights; or mini-batches with Adam. "auto": "varpro"
+        where there are hidden layers and no `build_fn`, else "lbfgs".
+    alpha : float, default=3e-4
         Weight decay: adds ``alpha * sum(W**2)`` to the mean squared error of the scaled targets.
     batch_size : int or "auto", default="auto"
         Structures (rows of a plain table) per step of "adam"; "auto" takes 16 structures or 200 rows.
+    learning_rate : {"constant", "cosine"}, default="constant"
+        Rate of "adam": the same throughout, or falling to zero at `max_iter` along half a cosine.
     learning_rate_init : float, default=1e-3
-        Constant rate of "adam".
+        First rate of "adam".
     max_iter : int, default=400
-        Iterations of "lbfgs", epochs of "adam".
+        Iterations of "varpro" and "lbfgs", epochs of "adam".
     tol : float, default=1e-5
-        "lbfgs" has converged when no component of the gradient exceeds `tol`. For patience, a loss has
-        improved if it fell by more than this fraction.
+        "varpro" and "lbfgs" have converged when no component of the gradient exceeds `tol`. For patience, a
+        loss has improved if it fell by more than this fraction.
     early_stopping : bool, default=False
-        Hold out structures, watch the loss on them and keep the weights that were best there.
+        Hold out structures (whole groups, with the `groups` of `fit`), watch the loss on them and keep the
+        weights that were best there.
     validation_fraction : float, default=0.1
         Fraction of the structures to hold out.
     n_iter_no_change : int or None, default=50
@@ -96,17 +105,25 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Whether targets are vectors, which are learned in the site frames of the features. "auto": if they are
         3 wide and X carries site frames.
     symmetry_copies : int, "auto" or "all", default="auto"
-        Train on every row under so many operations of its site group, or under all; "auto" is 8 where the
-        features know their site groups, and 1 elsewhere; a warning says so if a step before the regressor,
-        such as a scaler, has cost them their site groups.
-    symmetry_average : bool, default=False
-        Average predictions over the site group.
+        Train on every row under so many operations of its site group, or under all. "auto" is 1 where
+        networks are averaged, since copies of a row are then equal; else 8 where the features know their
+        site groups, and 1 elsewhere.
+    symmetry_average : bool, int or "auto", default="auto"
+        Average each network over the operations of the site group, in training and prediction: its
+        predictions then obey the symmetry of the site exactly, and it need not learn it. Time and the cost
+        of a prediction grow with the operations, 48 for a cubic site; a number takes the largest subgroup
+        with at most so many. "auto": all, where the features know their site groups; a warning says so if
+        a step before the regressor, such as a scaler, has cost them these.
+    symmetry_penalty : float, default=0.03
+        Where networks are averaged: weight of the mean squared distance between what a network says of the
+        images of an atom and their average. 0 trains the average alone, which learns fastest and overfits
+        most; 1 trains every image by itself, as copies of the rows would. "lm" trains with 0.
     build_fn : callable or None, default=None
         ``build_fn(n_features, n_outputs, species)`` returning a Keras model to train instead of
         `hidden_layer_sizes`; `species` is an atomic number, 0 for a shared network or a plain table, and
         `n_features` counts the columns that vary. It sees scaled rows and targets.
     warm_start : bool, default=False
-        Continue from the weights and scalings of the last fit.
+        Continue from the weights and scalings of the last fit, "adam" with the moments of its last step.
     n_jobs : int or None, default=None
         Networks trained side by side, in threads unless a joblib backend is set. The result does not depend
         on it.
@@ -114,9 +131,19 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Initial weights, batches, held-out structures, symmetry operations. Equal seeds give equal fits, bit
         for bit.
     verbose : int, default=0
-        1, 2 and 3 print every 100th, every 10th and every iteration.
+        1 prints for each network a line about every 2 seconds, with the time left to `max_iter`, and a last
+        one; 2 prints every 10th iteration and 3 every one.
     dtype : {"float64", "float32"}, default="float64"
         Precision of the network; float32 halves time and memory.
+    checkpoint : str or path-like, default=None
+        Folder, created if need be, in which each network keeps a file with the whole state of its training,
+        written at the end and about every 10 seconds until then. Needs a `random_state`. One fit at a time
+        and folder: the members of a committee or the candidates of a search would replace each other's files.
+    resume : bool, default=False
+        Continue from the files in `checkpoint` where there are any, to the bits that an uninterrupted fit
+        would have given; networks that were done are not trained again. `max_iter` may be raised meanwhile
+        (not with ``learning_rate="cosine"``); anything else that differs is refused. False replaces the
+        files.
 
     Attributes
     ----------
@@ -126,7 +153,9 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         The networks with their scalings, as plain arrays, by atomic number (by site class with
         ``networks="per-site"``, as everywhere below).
     history_ : dict of int to dict of str to ndarray of shape (n_iter,)
-        By atomic number: "loss" after every iteration and, with `early_stopping`, "validation".
+        By atomic number: after every iteration "loss", "time" in seconds since the training of that network
+        began (a resumed one goes on counting; epochs of "adam" that end in one compiled call share theirs)
+        and, with `early_stopping`, "validation".
     loss_ : float
         Training loss of the weights that were kept, averaged over the networks.
     n_iter_ : int
@@ -135,6 +164,8 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Width of the targets.
     target_is_vector_ : bool
         Whether the targets were learned as vectors.
+    n_operations_ : int
+        Most operations of a site group over which a network is averaged; 1 without averaging.
     n_features_in_ : int
         Number of columns of X.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -146,6 +177,7 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     than dense layers. BLAS runs on one thread while fitting, so that sums have one order; use `n_jobs`.
 
     Ctrl-C ends the training: the best weights so far stay and a warning says how far each network had come.
+    So does a loss that is no longer finite; the warning then names the largest number that went in.
     A fixed budget of iterations is the intended use: reaching `max_iter` gives a `ConvergenceWarning` only if
     the training loss still fell by more than 5 % over the last tenth of the iterations, and never with
     `early_stopping`, where the validation structures decide which weights are kept.
@@ -173,9 +205,10 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS))],
         "networks": [StrOptions({"per-species", "per-site", "shared"})],
-        "solver": [StrOptions(set(SOLVERS))],
+        "solver": [StrOptions({"auto", *SOLVERS})],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [StrOptions({"constant", "cosine"})],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, 1, closed="left")],
@@ -186,7 +219,12 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         "target_scaler": [None, StrOptions({"standard"})],
         "target": [StrOptions({"auto", "vector", "scalar"})],
         "symmetry_copies": [StrOptions({"auto", "all"}), Interval(Integral, 1, None, closed="left")],
-        "symmetry_average": ["boolean"],
+        "symmetry_average": [
+            "boolean",
+            StrOptions({"auto"}),
+            Interval(Integral, 2, None, closed="left"),
+        ],
+        "symmetry_penalty": [Interval(Real, 0, 1, closed="both")],
         "build_fn": [None, callable],
         "warm_start": ["boolean"],
         "n_jobs": [
@@ -197,6 +235,8 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         "random_state": ["random_state"],
         "verbose": ["verbose"],
         "dtype": [StrOptions({"float64", "float32"})],
+        "checkpoint": [None, str, PathLike],
+        "resume": ["boolean"],
     }
 
     _keras_models: dict[int, Any] | None
@@ -207,9 +247,10 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         activation: str = "tanh",
         *,
         networks: str = "per-species",
-        solver: str = "lbfgs",
-        alpha: float = 1e-3,
+        solver: str = "auto",
+        alpha: float = 3e-4,
         batch_size: int | str = "auto",
+        learning_rate: str = "constant",
         learning_rate_init: float = 1e-3,
         max_iter: int = 400,
         tol: float = 1e-5,
@@ -220,13 +261,16 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         target_scaler: str | None = "standard",
         target: str = "auto",
         symmetry_copies: int | str = "auto",
-        symmetry_average: bool = False,
+        symmetry_average: bool | int | str = "auto",
+        symmetry_penalty: float = 0.03,
         build_fn: Any = None,
         warm_start: bool = False,
         n_jobs: int | None = None,
         random_state: Any = None,
         verbose: int = 0,
         dtype: str = "float64",
+        checkpoint: str | PathLike[str] | None = None,
+        resume: bool = False,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -234,6 +278,7 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.solver = solver
         self.alpha = alpha
         self.batch_size = batch_size
+        self.learning_rate = learning_rate
         self.learning_rate_init = learning_rate_init
         self.max_iter = max_iter
         self.tol = tol
@@ -245,12 +290,15 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.target = target
         self.symmetry_copies = symmetry_copies
         self.symmetry_average = symmetry_average
+        self.symmetry_penalty = symmetry_penalty
         self.build_fn = build_fn
         self.warm_start = warm_start
         self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
         self.dtype = dtype
+        self.checkpoint = checkpoint
+        self.resume = resume
 
     @classmethod
     def published(cls, **overrides: Any) -> BPNNRegressor:
@@ -290,12 +338,15 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             "scaler": "minmax",
             "target_scaler": None,
             "symmetry_copies": 1,
+            "symmetry_average": False,
             "dtype": "float32",
         }
         return cls(**(recipe | overrides))
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> BPNNRegressor:
+    def fit(
+        self, X: Any, y: Any, sample_weight: ArrayLike | None = None, groups: ArrayLike | None = None
+    ) -> BPNNRegressor:
         """Train the networks.
 
         Parameters
@@ -307,6 +358,9 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             plain table of shape (n_samples,) or (n_samples, k).
         sample_weight : array-like of shape (n_samples,) or None, default=None
             Weight of each structure, or of each row of a plain table.
+        groups : array-like of shape (n_samples,) or None, default=None
+            Which structures `early_stopping` must hold out together: the runs of a molecular dynamics, or
+            blocks of them (`time_blocks`), of which single frames would tell too much about each other.
 
         Returns
         -------
@@ -318,20 +372,27 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         TypeError
             If X or y is of a kind from which structures and atoms cannot be told.
         ValueError
-            If y does not fit X, a number is not finite, or an option asks for what X does not carry.
+            If y does not fit X, a number is not finite, or an option asks for what X does not carry; if a
+            file in `checkpoint` does not fit; if numbers overflow before anything was learned.
         """
+        self._check_checkpoint()
         rng = check_random_state(self.random_state)
         before = getattr(self, "n_features_in_", None)
         atoms, targets = self._checked_fit_input(X, y)
         previous = self._previous_networks(targets.shape[1], before)
-        samples = self._samples(atoms, targets, sample_weight, rng)
+        samples = self._samples(atoms, targets, sample_weight, groups, rng)
         self.target_is_vector_ = samples.vector
+        self.n_operations_ = samples.most_operations
         self.n_outputs_ = targets.shape[1]
         self.species_ = np.unique(samples.atoms.species)
         keys = [int(key) for key in np.unique(network_keys(samples.atoms, self.networks))]
         members = [tuple(keys)] if self.networks == "shared" else [(key,) for key in keys]
         tasks = [prepare_task(group, samples, previous.get(group[0]), self, rng) for group in members]
-        self._collect(tasks, train_tasks(tasks, self.solver, self.n_jobs))
+        if self.checkpoint is not None:
+            open_files(tasks, self.solver, Path(self.checkpoint), self.resume)
+        trained = train_tasks(tasks, self.solver, self.n_jobs)
+        report_divergence(tasks, trained, samples, self.networks, self.solver)
+        self._collect(tasks, trained)
         return self
 
     def predict(self, X: Any) -> Any:
@@ -444,6 +505,18 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             state = state | {"_keras_models": None}
         return state
 
+    def _check_checkpoint(self) -> None:
+        if self.resume and self.checkpoint is None:
+            raise ValueError(
+                "resume=True continues from the files in the folder checkpoint; got checkpoint=None. Name "
+                "the folder, or set resume=False."
+            )
+        if self.checkpoint is not None and self.random_state is None:
+            raise ValueError(
+                "checkpoint needs an integer as random_state, for a resumed training begins with the same "
+                "numbers; got None. Pass random_state=0, or any other."
+            )
+
     def _checked_atoms(self, X: Any, reset: bool) -> PerAtomArray:
         """Bring both kinds of X into one: a plain table becomes structures of one anonymous atom."""
         refuse_structures(X)
@@ -474,7 +547,12 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return anonymous(table), targets.reshape(len(table), -1).astype(np.float64)
 
     def _samples(
-        self, atoms: PerAtomArray, targets: FloatArray, sample_weight: ArrayLike | None, rng: Any
+        self,
+        atoms: PerAtomArray,
+        targets: FloatArray,
+        sample_weight: ArrayLike | None,
+        groups: ArrayLike | None,
+        rng: Any,
     ) -> Samples:
         """Apply weights, hold structures out and turn vector targets into site frames."""
         width = targets.shape[1]
@@ -482,10 +560,9 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             raise ValueError(
                 f"target='vector' needs targets with 3 columns, x, y and z; got {width}. Use target='scalar'."
             )
-        resolved_copies(atoms, self.symmetry_copies)  # refuse early what cannot be done
-        if self.symmetry_average:
-            require_symmetry(atoms, "symmetry_average=True")
-        lost = lost_site_groups(atoms, self.symmetry_copies)
+        most = resolved_average(atoms, self.symmetry_average)
+        resolved_copies(atoms, self.symmetry_copies, most > 1)  # refuse early what cannot be done
+        lost = lost_site_groups(atoms, self.symmetry_average, self.symmetry_copies)
         if lost:
             warnings.warn(lost, UserWarning, stacklevel=4)  # fit, its validation wrapper, the user
         vector = self.target == "vector" or (
@@ -501,10 +578,12 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         used = np.flatnonzero(weight)
         rows = (weight > 0)[atoms.structure_of_row]
         held_out = np.zeros(len(atoms), dtype=bool)
+        together = check_groups(groups, len(atoms))
         if self.early_stopping:
-            held_out[used[draw_held_out(len(used), self.validation_fraction, rng)]] = True
+            held_out[used[draw_held_out(together[used], self.validation_fraction, rng)]] = True
         structure = atoms.structure_of_row[rows]
-        return Samples(atoms[used], targets[rows], weight[structure], held_out[structure], vector)
+        held_out = held_out[structure]
+        return Samples(atoms[used], targets[rows], weight[structure], held_out, used, vector, most)
 
     def _collect(self, tasks: list[Task], trained: list[tuple[AtomNetwork, Recorder]]) -> None:
         """Turn the outcome of the training into fitted attributes."""
@@ -518,7 +597,7 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self._keras_models = None
         self.n_iter_ = max(recorder.n_iter for recorder in recorders)
         self.loss_ = float(np.mean([recorder.kept_loss for recorder in recorders]))
-        open_ended = [r for r in recorders if not (r.converged or r.cancelled)]
+        open_ended = [r for r in recorders if not (r.converged or r.cancelled or r.diverged)]
         falling = [r.label for r in open_ended if late_decrease(r.loss) > FAST_DECREASE]
         if falling and not self.early_stopping:
             warnings.warn(
@@ -551,16 +630,16 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             )
         return dict(self.atom_networks_)
 
-    def _predict_rows(self, key: int, atoms: PerAtomArray, rows: Any) -> FloatArray:
+    def _predict_rows(self, key: int, atoms: PerAtomArray, rows: IntArray) -> FloatArray:
         net = self.atom_networks_[key]
         model = None if net.stack is not None else self.networks_[key]
-
-        def predict(values: FloatArray) -> FloatArray:
-            return net.predict(values, model)
-
-        values = atoms.values[rows]
-        if not self.symmetry_average:
-            return predict(values)
-        symmetry = require_symmetry(atoms, "symmetry_average=True")
-        sites = atoms.frames.sites[rows] if atoms.frames is not None else rows
-        return averaged(predict, values, sites, symmetry, self._framed, self.n_outputs_)
+        if self.n_operations_ == 1:
+            return net.predict(atoms.values[rows], model)
+        symmetry = require_symmetry(atoms, "a network that was averaged over site groups")
+        sites = network_keys(atoms, "per-site")[rows]
+        values = np.empty((len(rows), self.n_outputs_))
+        for site in np.unique(sites):
+            action = GroupAction.of_site(symmetry, int(site), net.inputs, self._framed, self.n_operations_)
+            ours = sites == site
+            values[ours] = net.predict(atoms.values[rows[ours]], model, action)
+        return values

@@ -7,7 +7,6 @@ one prediction into an average that obeys the symmetry exactly.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,8 @@ from tinynet_sklearn.targets import as_target
 __all__ = [
     "anonymous",
     "augmented",
-    "averaged",
     "check_finite",
+    "check_groups",
     "check_structure_weights",
     "draw_held_out",
     "is_per_atom",
@@ -32,11 +31,12 @@ __all__ = [
     "per_atom_targets",
     "refuse_structures",
     "require_symmetry",
+    "resolved_average",
     "resolved_copies",
 ]
 
-#: Operations used by ``symmetry_copies="auto"``: most of the gain of the 48 of a cubic site, for a sixth of
-#: the time.
+#: Operations used by ``symmetry_copies="auto"`` without averaging: most of what copies can give, for a sixth
+#: of the time of all 48 of a cubic site.
 AUTO_COPIES = 8
 
 
@@ -62,21 +62,70 @@ def refuse_structures(X: Any) -> None:
         )
 
 
-def draw_held_out(n_structures: int, fraction: float, rng: np.random.RandomState) -> IntArray:
-    """Choose the structures that validate, rounding their number up.
+def draw_held_out(groups: IntArray, fraction: float, rng: np.random.RandomState) -> IntArray:
+    """Choose the structures that validate: whole groups, until they hold the fraction that is wanted.
+
+    Parameters
+    ----------
+    groups : ndarray of shape (n_structures,), int
+        Number of the group of each structure.
+    fraction : float
+        Of the structures, between 0 and 1.
+    rng : numpy.random.RandomState
+        Draws the groups.
+
+    Returns
+    -------
+    ndarray of int
+        The chosen structures.
 
     Raises
     ------
     ValueError
         If none would be left to train on.
     """
-    n_held_out = int(np.ceil(fraction * n_structures))
-    if n_held_out >= n_structures:
+    n_structures = len(groups)
+    labels, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    order = rng.permutation(len(labels))
+    n_wanted = int(np.ceil(fraction * n_structures))
+    n_drawn = int(np.searchsorted(np.cumsum(sizes[order]), n_wanted)) + 1
+    if n_drawn >= len(labels):
+        in_groups = "" if len(labels) == n_structures else f" in {len(labels)} groups"
         raise ValueError(
             f"early_stopping=True must leave structures to train on; validation_fraction={fraction:.3g} "
-            f"holds out {n_held_out} of {n_structures}. Pass more structures or early_stopping=False."
+            f"holds out {sizes[order[:n_drawn]].sum()} of {n_structures}{in_groups}. Pass more "
+            f"{'groups' if in_groups else 'structures'} or early_stopping=False."
         )
-    return rng.permutation(n_structures)[:n_held_out]
+    return np.flatnonzero(np.isin(group, order[:n_drawn]))
+
+
+def check_groups(groups: ArrayLike | None, n_structures: int) -> IntArray:
+    """Number the groups of structures that validate together; every structure is its own without any.
+
+    Parameters
+    ----------
+    groups : array-like of shape (n_structures,) or None
+        Labels of any kind that can be sorted.
+    n_structures : int
+        How many there must be.
+
+    Returns
+    -------
+    ndarray of shape (n_structures,), int
+
+    Raises
+    ------
+    ValueError
+        If the shape is wrong.
+    """
+    if groups is None:
+        return np.arange(n_structures)
+    labels = np.asarray(groups)
+    if labels.shape != (n_structures,):
+        raise ValueError(
+            f"groups must hold one label for each of the {n_structures} structures; got shape {labels.shape}."
+        )
+    return np.unique(labels, return_inverse=True)[1]
 
 
 def is_per_atom(y: Any) -> bool:
@@ -204,8 +253,35 @@ def require_symmetry(atoms: PerAtomArray, asked_by: str) -> ColumnSymmetry:
     )
 
 
-def resolved_copies(atoms: PerAtomArray, symmetry_copies: int | str) -> int | str:
-    """How often rows are to be repeated; "auto" asks for `AUTO_COPIES` where the site groups are known.
+def resolved_average(atoms: PerAtomArray, symmetry_average: bool | int | str) -> int:
+    """Over how many operations of site groups to average at most; "auto" takes all where they are known.
+
+    Returns
+    -------
+    int
+        1 without averaging.
+
+    Raises
+    ------
+    ValueError
+        If averaging is asked for and `atoms` carries no symmetry.
+    """
+    asked_by = f"symmetry_average={symmetry_average!r}"
+    if symmetry_average == "auto":
+        symmetry_average = atoms.frames is not None and atoms.frames.symmetry is not None
+    if not symmetry_average:
+        return 1
+    symmetry = require_symmetry(atoms, asked_by)
+    if isinstance(symmetry_average, bool | np.bool_):
+        return max(len(rotations) for rotations in symmetry.rotations)
+    return int(symmetry_average)
+
+
+def resolved_copies(atoms: PerAtomArray, symmetry_copies: int | str, averages: bool) -> int | str:
+    """How often rows are to be repeated.
+
+    "auto" asks for `AUTO_COPIES` where the site groups are known and the network is not averaged over them,
+    which makes copies of a row equal.
 
     Raises
     ------
@@ -214,27 +290,39 @@ def resolved_copies(atoms: PerAtomArray, symmetry_copies: int | str) -> int | st
     """
     known = atoms.frames is not None and atoms.frames.symmetry is not None
     if symmetry_copies == "auto":
-        return AUTO_COPIES if known else 1
+        return AUTO_COPIES if known and not averages else 1
     if symmetry_copies != 1:
         require_symmetry(atoms, f"symmetry_copies={symmetry_copies!r}")
     return symmetry_copies
 
 
-def lost_site_groups(atoms: PerAtomArray, symmetry_copies: int | str) -> str | None:
-    """What to warn of where ``symmetry_copies="auto"`` finds that a step has cost features their site groups.
+def lost_site_groups(
+    atoms: PerAtomArray, symmetry_average: bool | int | str, symmetry_copies: int | str
+) -> str | None:
+    """What to warn of where "auto" finds that a step has cost features their site groups.
 
     Returns
     -------
     str or None
-        None where nothing was lost.
+        None where nothing was lost, or nothing is missed.
     """
-    if symmetry_copies != "auto" or atoms.frames is None or atoms.frames.symmetry is not None:
+    if atoms.frames is None or atoms.frames.symmetry is not None:
+        return None
+    if symmetry_average == "auto":
+        consequence = "symmetry_average='auto' therefore trains networks that do not obey the site symmetry"
+        silence = "symmetry_average=False and symmetry_copies=1"
+    elif symmetry_copies == "auto":
+        consequence = (
+            "symmetry_copies='auto' therefore trains on every row once instead of on "
+            f"{AUTO_COPIES} symmetry copies of it"
+        )
+        silence = "symmetry_copies=1"
+    else:
         return None
     return (
         "X carries site frames but no site groups: a step before the regressor scaled, mixed, selected or "
-        "joined columns. symmetry_copies='auto' therefore trains on every row once instead of on "
-        f"{AUTO_COPIES} symmetry copies of it, which often costs accuracy. Drop that step if it is a scaler "
-        "(the regressor scales its inputs itself), or set symmetry_copies=1 to silence this warning."
+        f"joined columns. {consequence}, which often costs accuracy. Drop that step if it is a scaler "
+        f"(the regressor scales its inputs itself), or set {silence} to silence this warning."
     )
 
 
@@ -314,9 +402,9 @@ def augmented(
 
 
 def merged(
-    values: FloatArray, targets: FloatArray, weight: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Sort rows by their bits and join equal ones, whose weights add up.
+    values: FloatArray, targets: FloatArray, weight: FloatArray, sites: IntArray
+) -> tuple[FloatArray, FloatArray, FloatArray, IntArray]:
+    """Sort rows by their bits and join equal ones of the same site class, whose weights add up.
 
     Sums over the result are made in one order, whichever way the structures came, and a weight of two is bit
     for bit the same as a row given twice. A chaotic process such as training forgives no rounding error.
@@ -329,52 +417,20 @@ def merged(
         Targets.
     weight : ndarray of shape (n_rows,)
         Weights.
+    sites : ndarray of shape (n_rows,), int
+        Site classes.
 
     Returns
     -------
-    values, targets, weight : ndarray
+    values, targets, weight, sites : ndarray
         Of the distinct rows.
     """
-    table = np.concatenate([values, targets], axis=1)  # of the wider of the two types: nothing is rounded
+    # of the widest of the types: nothing is rounded
+    table = np.concatenate([values, targets, sites[:, None].astype(np.float64)], axis=1)
     keys = table.view(np.dtype((np.void, table.itemsize * table.shape[1]))).ravel()
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
     first = np.append(True, keys[1:] != keys[:-1])
     total: FloatArray = np.bincount(np.cumsum(first) - 1, weights=weight[order]).astype(np.float64)
     kept = order[first]
-    return values[kept], targets[kept], total
-
-
-def averaged(
-    predict: Callable[[FloatArray], FloatArray],
-    values: FloatArray,
-    sites: IntArray,
-    symmetry: ColumnSymmetry,
-    vector: bool,
-    n_outputs: int,
-) -> FloatArray:
-    """Average predictions over the whole site group of each row.
-
-    ``y = mean over op of R_op^T f(x_op)`` obeys ``y(x_op) = R_op y(x)`` exactly, whatever f is.
-
-    Parameters
-    ----------
-    predict : callable
-        f: features (m, n_features) to targets (m, n_outputs).
-    values, sites, symmetry, vector
-        As in `augmented`.
-    n_outputs : int
-        Width of the predictions.
-
-    Returns
-    -------
-    ndarray of shape (n_rows, n_outputs)
-    """
-    result = np.zeros((len(values), n_outputs))
-    for site in np.unique(sites):
-        rows = sites == site
-        rotations = symmetry.rotations[site]
-        for op, rotation in enumerate(rotations):
-            image = predict(symmetry.apply(values[rows], int(site), op))
-            result[rows] += (image @ rotation if vector else image) / len(rotations)
-    return result
+    return values[kept], targets[kept], total, sites[kept]

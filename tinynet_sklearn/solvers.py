@@ -3,17 +3,19 @@
 A solver is a function ``(network, train, validation, options, recorder) -> network`` in the table `SOLVERS`.
 It minimises
 
-    loss = sum_i w_i |f(x_i) - y_i|^2 / (k sum_i w_i) + alpha * sum of squared matrix elements,
+    loss = sum_i w_i |p(x_i) - y_i|^2 / (k sum_i w_i) + alpha * sum of squared matrix elements,
 
 the mean squared error over rows and their k outputs with weight decay, and tells its `Recorder` after every
-iteration how it stands.
+iteration how it stands. p is the network, averaged over the site group where the rows say so.
 
-=========  =============  ====================  =====================================================
-solver     `DenseStack`   `KerasNetwork`        one iteration
-=========  =============  ====================  =====================================================
-``lbfgs``  NumPy          one compiled graph    one line search over all rows
-``adam``   (as Keras)     one compiled loop     one epoch of mini-batches of whole structures
-=========  =============  ====================  =====================================================
+===========  ====================  ====================  ==================================================
+solver       `DenseStack`          `KerasNetwork`        one iteration
+===========  ====================  ====================  ==================================================
+``varpro``   NumPy                 (not linear enough)   one line search; the output layer is solved exactly
+``lbfgs``    NumPy                 one compiled graph    one line search over all rows
+``lm``       NumPy                 (not linear enough)   one damped Gauss-Newton step (`gauss_newton`)
+``adam``     (as Keras)            one compiled loop     one epoch of mini-batches of whole structures
+===========  ====================  ====================  ==================================================
 
 For dense stacks of this size in float64, NumPy takes less processor time than a TensorFlow graph, and it
 spares every worker the seconds of importing TensorFlow and tracing.
@@ -22,29 +24,72 @@ spares every worker the seconds of importing TensorFlow and tracing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-from scipy.optimize import minimize
 
 from tinynet_sklearn.frames import FloatArray
+from tinynet_sklearn.gauss_newton import train_lm
 from tinynet_sklearn.keras_loops import keras_objective, run_adam, trainable
+from tinynet_sklearn.lbfgs import LBFGSState, run_lbfgs
 from tinynet_sklearn.networks import DenseStack, KerasNetwork, with_arrays
+from tinynet_sklearn.objective import StackObjective
 from tinynet_sklearn.recorder import Options, Recorder, TrainingSet
-from tinynet_sklearn.scaling import row_blocks
 
-__all__ = ["BATCHED_SOLVERS", "FAST_DECREASE", "SOLVERS", "late_decrease", "stack_loss"]
+__all__ = ["BATCHED_SOLVERS", "FAST_DECREASE", "SOLVERS", "choose_solver", "late_decrease", "why"]
 
 Network: TypeAlias = DenseStack | KerasNetwork
-
-# L-BFGS remembers this many steps. Networks of this size gain from a longer memory than scipy's 10, and its
-# cost stays far below that of one evaluation.
-LBFGS_MEMORY = 30
-
 
 # A training that reached its last iteration deserves a warning if its loss still fell by more than this
 # fraction over the last tenth of the iterations. Less is how L-BFGS with a fixed budget is meant to end.
 FAST_DECREASE = 0.05
+
+
+# Levenberg-Marquardt needs some ten times fewer iterations than variable projection. Up to here they are
+# cheap enough for it to be as fast at the usual weight decay, and much faster at less: benchmarks/solvers.py.
+SMALL_NETWORK = 300
+FEW_IMAGES = 1000
+
+_REASONS = {
+    "varpro": "its output layer is linear and can be solved exactly",
+    "lbfgs": "it has no linear output layer behind hidden layers",
+    "lm": f"it has at most {SMALL_NETWORK} weights and few rows",
+}
+
+
+def choose_solver(solver: str, network: Network, train: TrainingSet | None = None) -> str:
+    """What ``solver="auto"`` means for a network.
+
+    Where the last layer is linear and layers stand before it, Levenberg-Marquardt if network and training set
+    are small, else variable projection; L-BFGS for other networks.
+
+    Parameters
+    ----------
+    solver : str
+        Key of `SOLVERS`, or "auto".
+    network : DenseStack or KerasNetwork
+        What is to be trained.
+    train : TrainingSet or None, default=None
+        Its rows; without them the choice does not look at sizes.
+
+    Returns
+    -------
+    str
+        Key of `SOLVERS`.
+    """
+    if solver not in {"auto", "varpro"}:
+        return solver
+    if not isinstance(network, DenseStack) or len(network.weights) == 1:
+        return "lbfgs"
+    if solver == "auto" and train is not None and network.n_parameters <= SMALL_NETWORK:
+        n_images = np.array([action.n_operations for action in train.actions])[train.site].sum()
+        return "lm" if n_images <= FEW_IMAGES else "varpro"
+    return "varpro"
+
+
+def why(solver: str) -> str:
+    """In one clause, why `choose_solver` took a solver."""
+    return _REASONS[solver]
 
 
 def late_decrease(loss: Sequence[float]) -> float:
@@ -65,6 +110,62 @@ def late_decrease(loss: Sequence[float]) -> float:
     n_late = -(-len(loss) // 10)
     before, after = min(loss[:-n_late]), min(loss[-n_late:])
     return max(0.0, 1.0 - after / before) if before > 0 else 0.0
+
+
+def train_varpro(
+    network: Network, train: TrainingSet, validation: TrainingSet | None, options: Options, recorder: Recorder
+) -> Network:
+    """Minimise the loss by L-BFGS over the hidden layers, with the best output layer at every point.
+
+    Parameters
+    ----------
+    network : DenseStack
+        Start; its output layer does not matter.
+    train : TrainingSet
+        Rows to fit.
+    validation : TrainingSet or None
+        Rows to watch.
+    options : Options
+        Uses `max_iter`, `tol` and `alpha`.
+    recorder : Recorder
+        Takes the log.
+
+    Returns
+    -------
+    DenseStack
+        With the weights that the recorder kept.
+
+    Raises
+    ------
+    ValueError
+        If the network has no linear output layer behind hidden layers.
+
+    References
+    ----------
+    G. H. Golub and V. Pereyra, Separable nonlinear least squares: the variable projection method and its
+    applications, Inverse Problems 19, R1 (2003).
+    """
+    if choose_solver("varpro", network) != "varpro" or not isinstance(network, DenseStack):
+        raise ValueError(
+            "solver='varpro' needs a linear output layer behind hidden layers, and no build_fn. Use "
+            "solver='lbfgs'."
+        )
+    objective = StackObjective(network, train, options.alpha, options.scatter)
+    n_hidden = objective.n_hidden_parameters
+    latest: list[FloatArray] = [np.full(n_hidden, np.nan), network.flat()]
+
+    def evaluate(hidden: FloatArray) -> tuple[float, FloatArray]:
+        loss, slope, flat = objective.projected(hidden)
+        latest[:] = hidden.copy(), flat
+        return loss, slope
+
+    def complete(hidden: FloatArray) -> FloatArray:
+        if not np.array_equal(latest[0], hidden):  # the line search came back to an earlier point
+            evaluate(hidden)
+        return latest[1]
+
+    _descend(evaluate, complete, network.flat()[:n_hidden], objective, validation, options, recorder)
+    return with_arrays(network, recorder.weights)
 
 
 def train_lbfgs(
@@ -99,10 +200,11 @@ def train_lbfgs(
     Programming 45, 503 (1989).
     """
     if isinstance(network, DenseStack):
-        _lbfgs_stack(network, train, validation, options, recorder)
+        objective = StackObjective(network, train, options.alpha, options.scatter)
+        _descend(objective.value, lambda flat: flat, network.flat(), objective, validation, options, recorder)
     else:
-        objective = keras_objective(trainable(network), train, validation, options.alpha)
-        _minimize(objective.evaluate, objective.watch, objective.arrays, objective.start, options, recorder)
+        compiled = keras_objective(trainable(network), train, validation, options.alpha, options.scatter)
+        _run(compiled.evaluate, compiled.watch, compiled.arrays, compiled.start, options, recorder)
     return with_arrays(network, recorder.weights)
 
 
@@ -143,69 +245,34 @@ def train_adam(
 
 Solver: TypeAlias = Callable[[Network, TrainingSet, TrainingSet | None, Options, Recorder], Network]
 
-SOLVERS: dict[str, Solver] = {"lbfgs": train_lbfgs, "adam": train_adam}
+SOLVERS: dict[str, Solver] = {
+    "varpro": train_varpro,
+    "lbfgs": train_lbfgs,
+    "lm": train_lm,
+    "adam": train_adam,
+}
 BATCHED_SOLVERS = {"adam"}  # those that need to know which structure a row belongs to
 
 
-def stack_loss(
-    stack: DenseStack, data: TrainingSet, alpha: float = 0.0, gradient: bool = True
-) -> tuple[float, FloatArray]:
-    """Loss of a dense stack and its gradient, in one pass over the rows.
-
-    Parameters
-    ----------
-    stack : DenseStack
-        The network.
-    data : TrainingSet
-        Rows of the stack's dtype.
-    alpha : float
-        Weight decay.
-    gradient : bool
-        False saves the way back.
-
-    Returns
-    -------
-    loss : float
-    gradient : ndarray of shape (n_parameters,), float64
-        Zeros if not asked for.
-    """
-    loss = 0.0
-    total = np.zeros(stack.n_parameters)
-    share = (data.weight / stack.n_outputs).astype(stack.dtype, copy=False)
-    for block in row_blocks(len(data.rows)):
-        outputs = stack.layer_outputs(data.rows[block])
-        error = outputs[-1] - data.targets[block]
-        weighted = error * share[block, None]
-        loss += float(np.vdot(weighted, error))
-        if gradient:
-            total += stack.backward(outputs, 2 * weighted)[0]
-    if alpha:
-        kernels = stack.flat() * stack.kernel_mask()
-        loss += alpha * float(np.vdot(kernels, kernels))
-        total += 2 * alpha * kernels
-    return loss, total
-
-
-def _lbfgs_stack(
-    stack: DenseStack,
-    train: TrainingSet,
+def _descend(
+    evaluate: Callable[[FloatArray], tuple[float, FloatArray]],
+    complete: Callable[[FloatArray], FloatArray],
+    start: FloatArray,
+    objective: StackObjective,
     validation: TrainingSet | None,
     options: Options,
     recorder: Recorder,
 ) -> None:
-    def present(flat: FloatArray) -> DenseStack:
-        return stack.with_flat(flat.astype(stack.dtype, copy=False))
+    """L-BFGS on (some of) the flat weights of a dense stack; `complete` adds those that are missing."""
+    watched = None if validation is None else objective.on(validation)
 
-    def evaluate(flat: FloatArray) -> tuple[float, FloatArray]:
-        return stack_loss(present(flat), train, options.alpha)
+    def watch(x: FloatArray) -> float | None:
+        return None if watched is None else watched.error(complete(x))
 
-    def watch(flat: FloatArray) -> float | None:
-        return None if validation is None else stack_loss(present(flat), validation, gradient=False)[0]
-
-    _minimize(evaluate, watch, lambda flat: present(flat.copy()).arrays, stack.flat(), options, recorder)
+    _run(evaluate, watch, lambda x: objective.network(complete(x)).arrays, start, options, recorder)
 
 
-def _minimize(
+def _run(
     evaluate: Callable[[FloatArray], tuple[float, FloatArray]],
     watch: Callable[[FloatArray], float | None],
     arrays: Callable[[FloatArray], list[FloatArray]],
@@ -213,31 +280,32 @@ def _minimize(
     options: Options,
     recorder: Recorder,
 ) -> None:
-    """Run scipy's L-BFGS-B on flat float64 parameters."""
+    finite = True  # at the latest point
 
-    def after_iteration(intermediate_result: Any) -> None:
-        flat = intermediate_result.x
-        if recorder.step(intermediate_result.fun, watch(flat), lambda: arrays(flat)):
-            raise StopIteration
+    def evaluate_or_refuse(x: FloatArray) -> tuple[float, FloatArray]:
+        # A point where numbers overflow is one where the loss is infinite: a line search goes back from it.
+        nonlocal finite
+        value, slope = evaluate(x)
+        finite = bool(np.isfinite(value) and np.isfinite(slope).all())
+        return (value, slope) if finite else (np.inf, np.zeros_like(slope))
 
-    result = minimize(
-        evaluate,
-        start.astype(np.float64),
-        jac=True,
-        method="L-BFGS-B",
-        callback=after_iteration,
-        options={
-            "maxiter": options.max_iter,
-            "maxfun": 20 * options.max_iter,
-            "maxcor": LBFGS_MEMORY,
-            "gtol": options.tol,
-            # In units of max(loss, 1): one rounding error, so that the gradient decides and not the loss,
-            # which is small for a good fit.
-            "ftol": float(np.finfo(np.float64).eps),
-        },
-    )
-    # 1 is the iteration limit. 2 is a line search that finds nothing lower, the floor of the precision.
-    if result.status != 1:
-        recorder.converged = True
-    if not recorder.loss:  # already at a minimum: no iteration was needed
-        recorder.step(result.fun, watch(result.x), lambda: arrays(result.x))
+    def after_iteration(state: LBFGSState) -> bool:
+        stop = recorder.step(state.value, watch(state.x), lambda: arrays(state.x))
+        recorder.save(state.arrays)
+        return stop or recorder.n_iter >= options.max_iter
+
+    if recorder.taken_up:
+        state = LBFGSState.from_arrays(recorder.taken_up)
+    else:
+        state = LBFGSState.start(start.astype(np.float64), evaluate_or_refuse)
+    if not np.isfinite(state.value):
+        recorder.diverged = True
+        return
+    at_minimum = run_lbfgs(evaluate_or_refuse, state, after_iteration, options.tol)
+    if at_minimum and not recorder.n_iter:  # from the start: no iteration was needed
+        recorder.step(state.value, watch(state.x), lambda: arrays(state.x))
+    if at_minimum:
+        descending = np.abs(state.slope).max(initial=0.0) > options.tol
+        recorder.diverged |= bool(descending and not finite)
+        recorder.converged = not recorder.diverged
+    recorder.save(state.arrays, now=True)

@@ -1,20 +1,18 @@
-"""The way of one network: from the atoms that are its own to trained weights between two scalings."""
+"""The way of one network: from the atoms that are its own to rows between two scalings, ready to train."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from tinynet_sklearn._validation import species_name
 from tinynet_sklearn.containers import PerAtomArray
+from tinynet_sklearn.equivariance import GroupAction
 from tinynet_sklearn.frames import FloatArray, IntArray
 from tinynet_sklearn.networks import (
     DenseStack,
@@ -22,14 +20,20 @@ from tinynet_sklearn.networks import (
     as_numpy,
     build_custom,
     glorot_stack,
-    with_arrays,
 )
+from tinynet_sklearn.objective import averaged_forward
 from tinynet_sklearn.recorder import Options, Recorder, TrainingSet
 from tinynet_sklearn.rows import augmented, merged, network_keys, require_symmetry, resolved_copies
-from tinynet_sklearn.scaling import ColumnScaling, fit_input_scaling, fit_target_scaling
-from tinynet_sklearn.solvers import BATCHED_SOLVERS, SOLVERS
+from tinynet_sklearn.scaling import (
+    ColumnScaling,
+    fit_input_scaling,
+    fit_symmetric_scaling,
+    fit_target_scaling,
+    row_blocks,
+)
+from tinynet_sklearn.solvers import BATCHED_SOLVERS
 
-__all__ = ["AtomNetwork", "Samples", "Task", "hidden_sizes", "label_of", "prepare_task", "train_tasks"]
+__all__ = ["AtomNetwork", "Samples", "Task", "hidden_sizes", "label_of", "prepare_task"]
 
 # Lengths that differ by less than this fraction are equal: about what a rounded file leaves of a fixed cell.
 LENGTH_RESOLUTION = 1e-6
@@ -48,11 +52,14 @@ class AtomNetwork:
         Maps scaled rows to scaled targets.
     inputs, targets : ColumnScaling
         Between physical and scaled numbers.
+    moments : dict of str to ndarray or None, default=None
+        What Adam left behind and a `warm_start` takes up.
     """
 
     network: DenseStack | KerasNetwork
     inputs: ColumnScaling
     targets: ColumnScaling
+    moments: dict[str, FloatArray] | None = None
 
     @property
     def stack(self) -> DenseStack | None:
@@ -64,7 +71,7 @@ class AtomNetwork:
         """Precision of the scaled numbers."""
         return self.network.dtype
 
-    def predict(self, values: FloatArray, model: Any = None) -> FloatArray:
+    def predict(self, values: FloatArray, model: Any = None, action: GroupAction | None = None) -> FloatArray:
         """Evaluate physical rows.
 
         Parameters
@@ -73,16 +80,23 @@ class AtomNetwork:
             Features.
         model : keras.Model or None, default=None
             What to call if the network is not a `DenseStack`.
+        action : GroupAction or None, default=None
+            The site group to average over, that of all the rows.
 
         Returns
         -------
         ndarray of shape (n_rows, n_outputs), float64
         """
         rows = self.inputs.apply(values, self.dtype)
+        if action is None:
+            action = GroupAction.trivial(rows.shape[1])
         if self.stack is not None:
-            return self.targets.invert(self.stack.forward(rows))
-        blocks = [rows[i : i + KERAS_BLOCK_ROWS] for i in range(0, len(rows), KERAS_BLOCK_ROWS)]
-        outputs = [as_numpy(model(block, training=False)) for block in blocks]
+            return self.targets.invert(averaged_forward(self.stack, rows, action))
+        block_length = max(1, KERAS_BLOCK_ROWS // action.n_operations)
+        outputs: list[FloatArray] = [np.empty((0, self.network.n_outputs))]
+        for block in row_blocks(len(rows), block_length):
+            images = action.images(rows[block])
+            outputs.append(action.average(as_numpy(model(images.reshape(-1, rows.shape[1]), training=False))))
         return self.targets.invert(np.concatenate(outputs))
 
 
@@ -100,15 +114,36 @@ class Samples:
         Positive.
     held_out : ndarray of shape (n_rows,), bool
         Rows of the structures that validate.
+    structures : ndarray of shape (n_structures,), int
+        Where each structure of `atoms` stands in the user's X.
     vector : bool
         Whether targets are vectors.
+    most_operations : int
+        Networks are averaged over so many operations of a site group at most; 1 is no averaging.
     """
 
     atoms: PerAtomArray
     targets: FloatArray
     weight: FloatArray
     held_out: NDArray[np.bool_]
+    structures: IntArray
     vector: bool
+    most_operations: int
+
+    @property
+    def averages(self) -> bool:
+        """Whether networks are averaged over site groups."""
+        return self.most_operations > 1
+
+    def actions(self, sites: IntArray, inputs: ColumnScaling) -> tuple[GroupAction, ...]:
+        """The groups over which a network with these inputs is averaged, one per given site class."""
+        symmetry = None if self.atoms.frames is None else self.atoms.frames.symmetry
+        if not self.averages or symmetry is None:
+            return (GroupAction.trivial(len(inputs.columns)),)
+        framed = self.vector and self.atoms.frames is not None
+        return tuple(
+            GroupAction.of_site(symmetry, int(site), inputs, framed, self.most_operations) for site in sites
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,9 +228,12 @@ def prepare_task(
             f"atoms of {label} were drawn for validation. Pass more of them, or another "
             "random_state."
         )
+    sites = atoms.frames.sites if samples.averages and atoms.frames is not None else None
+    own_sites = np.zeros(len(ours), dtype=np.intp) if sites is None else sites
+    classes = np.unique(own_sites[ours])
     values, targets, weight = atoms.values[rows], samples.targets[rows], samples.weight[rows]
-    structure = structure_of_row[rows]
-    copies = resolved_copies(atoms, settings.symmetry_copies)
+    structure, site = structure_of_row[rows], own_sites[rows]
+    copies = resolved_copies(atoms, settings.symmetry_copies, samples.averages)
     if copies != 1 and atoms.frames is not None:
         values, targets, source, share = augmented(
             values,
@@ -206,23 +244,37 @@ def prepare_task(
             samples.vector,
             np.random.RandomState(operations_seed),
         )
-        weight, structure = weight[source] * share, structure[source]
-    if settings.solver not in BATCHED_SOLVERS:
-        values, targets, weight = merged(values, targets, weight)
+        weight, structure, site = weight[source] * share, structure[source], site[source]
+    if settings.solver not in BATCHED_SOLVERS:  # which "auto" never is
+        values, targets, weight, site = merged(values, targets, weight, site)
         structure = np.zeros(len(values), dtype=np.intp)
     species = 0 if settings.networks == "shared" else int(atoms.species[ours][0])
     start = previous
     if start is None:
-        inputs = _input_scaling(atoms, values, weight, settings.scaler)
-        start = _new_network(species, inputs, targets, weight, samples.vector, settings, draw)
+        inputs = _input_scaling(samples, values, weight, site, settings.scaler)
+        start = _new_network(species, inputs, targets, weight, samples, settings, draw)
+    actions = samples.actions(classes, start.inputs)
+
+    def training_set(
+        values: FloatArray, targets: FloatArray, weight: FloatArray, structure: IntArray, site: IntArray
+    ) -> TrainingSet:
+        return TrainingSet(
+            start.inputs.apply(values, start.dtype),
+            start.targets.apply(targets, start.dtype),
+            weight / weight.sum(),
+            structure,
+            actions,
+            np.searchsorted(classes, site),
+        )
+
     validation = None
     if len(held_out):
-        validation = _training_set(
-            start,
+        validation = training_set(
             atoms.values[held_out],
             samples.targets[held_out],
             samples.weight[held_out],
             structure_of_row[held_out],
+            own_sites[held_out],
         )
     recorder = Recorder(
         label=label,
@@ -231,6 +283,8 @@ def prepare_task(
         tol=settings.tol,
         keep_best=validation is not None,
         verbose=int(settings.verbose),
+        max_iter=settings.max_iter,
+        taken_up=dict(start.moments or {}) if settings.solver == "adam" else {},
     )
     batch_size = settings.batch_size
     if batch_size == "auto":
@@ -242,18 +296,22 @@ def prepare_task(
         batch_size=int(batch_size),
         learning_rate=settings.learning_rate_init,
         seed=seed,
+        schedule=settings.learning_rate,
+        scatter=settings.symmetry_penalty if samples.averages else 0.0,
     )
-    train = _training_set(start, values, targets, weight, structure)
+    train = training_set(values, targets, weight, structure, site)
     return Task(members, start, train, validation, options, recorder)
 
 
 def _input_scaling(
-    atoms: PerAtomArray, values: FloatArray, weight: FloatArray, how: str | None
+    samples: Samples, values: FloatArray, weight: FloatArray, site: IntArray, how: str | None
 ) -> ColumnScaling:
-    if atoms.frames is None:
+    frames = samples.atoms.frames
+    if frames is None:
         return fit_input_scaling(values, weight, how)
-    symmetry = atoms.frames.symmetry
-    vectors = None if symmetry is None else symmetry.vector_columns
+    if samples.averages and frames.symmetry is not None:
+        return fit_symmetric_scaling(values, weight, site, frames.symmetry, how, LENGTH_RESOLUTION)
+    vectors = None if frames.symmetry is None else frames.symmetry.vector_columns
     return fit_input_scaling(values, weight, how, LENGTH_RESOLUTION, vectors)
 
 
@@ -262,94 +320,20 @@ def _new_network(
     inputs: ColumnScaling,
     targets: FloatArray,
     weight: FloatArray,
-    vector: bool,
+    samples: Samples,
     settings: Any,
     draw: np.random.RandomState,
 ) -> AtomNetwork:
-    outputs = fit_target_scaling(targets, weight, settings.target_scaler, isotropic=vector)
+    outputs = fit_target_scaling(
+        targets,
+        weight,
+        settings.target_scaler,
+        isotropic=samples.vector,
+        centered=not (samples.vector and samples.averages),
+    )
     n_inputs, n_outputs = len(inputs.columns), targets.shape[1]
     if settings.build_fn is None:
         sizes = (n_inputs, *hidden_sizes(settings.hidden_layer_sizes), n_outputs)
         return AtomNetwork(glorot_stack(sizes, settings.activation, draw, settings.dtype), inputs, outputs)
     seed = int(draw.randint(np.iinfo(np.int32).max))
     return AtomNetwork(build_custom(settings.build_fn, n_inputs, n_outputs, species, seed), inputs, outputs)
-
-
-def _training_set(
-    net: AtomNetwork, values: FloatArray, targets: FloatArray, weight: FloatArray, structure: IntArray
-) -> TrainingSet:
-    return TrainingSet(
-        net.inputs.apply(values, net.dtype),
-        net.targets.apply(targets, net.dtype),
-        weight / weight.sum(),
-        structure,
-    )
-
-
-def train_tasks(tasks: list[Task], solver: str, n_jobs: int | None) -> list[tuple[AtomNetwork, Recorder]]:
-    """Train networks side by side.
-
-    Parameters
-    ----------
-    tasks : list of Task
-        What to train.
-    solver : str
-        Key of `SOLVERS`.
-    n_jobs : int or None
-        For joblib. Threads are preferred: the arithmetic releases the interpreter's lock, no data are copied,
-        and an interrupt finds the logs where they are.
-
-    Returns
-    -------
-    list of (AtomNetwork, Recorder)
-        In the order of the tasks.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        If the user interrupts before any network has made a step that could be kept.
-    ValueError
-        If the weights of a network grew beyond all bounds.
-    """
-    try:
-        with threadpool_limits(limits=1, user_api="blas"):
-            trained = Parallel(n_jobs=n_jobs, prefer="threads")(
-                delayed(_train)(task, solver) for task in tasks
-            )
-    except KeyboardInterrupt:
-        trained = _interrupted(tasks)
-    for net, recorder in trained:
-        if not all(np.isfinite(a).all() for a in net.network.arrays):
-            raise ValueError(
-                f"training must keep the weights finite; those of {recorder.label} did not stay so. Lower "
-                "learning_rate_init, or scale inputs and targets (scaler, target_scaler)."
-            )
-    return trained
-
-
-def _train(task: Task, solver: str) -> tuple[AtomNetwork, Recorder]:
-    # Once more, for workers that are processes; among threads it repeats what is set already.
-    with threadpool_limits(limits=1, user_api="blas"):
-        network = SOLVERS[solver](
-            task.start.network, task.train, task.validation, task.options, task.recorder
-        )
-    return replace(task.start, network=network), task.recorder
-
-
-def _interrupted(tasks: list[Task]) -> list[tuple[AtomNetwork, Recorder]]:
-    """Collect what the recorders hold, and tell threads that still run to stop."""
-    for task in tasks:
-        task.recorder.cancelled = True
-    if not any(task.recorder.n_iter for task in tasks):
-        raise KeyboardInterrupt
-    state = "; ".join(f"{task.recorder.label} after {task.recorder.n_iter} iterations" for task in tasks)
-    warnings.warn(
-        f"training was interrupted; the best weights so far are kept ({state}). A network without iterations "
-        "has its random initial weights.",
-        UserWarning,
-        stacklevel=5,  # _interrupted, train_tasks, fit, its validation wrapper, the user
-    )
-    return [
-        (replace(task.start, network=with_arrays(task.start.network, task.recorder.weights)), task.recorder)
-        for task in tasks
-    ]

@@ -1,0 +1,165 @@
+"""Files from which a training that was killed goes on.
+
+One ``.npz`` file per network: arrays and JSON, no pickle. It appears under its name only when it is complete,
+so a kill at any moment leaves either the file before or the file after.
+
+==============  ==========================================================================================
+member          meaning
+==============  ==========================================================================================
+header          JSON: "package", "format" and "fingerprint", what the file was made with
+recorder.*      histories, best weights, patience (`recorder.Recorder`)
+solver.*        what the solver needs to take the next step; its own business
+==============  ==========================================================================================
+
+A fingerprint is one line of text for each thing that decides the result. Large things are hashed, so a file
+can tell what differs but not how it looked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["CheckpointFile", "file_name", "fingerprint", "write_atomically"]
+
+FORMAT = 1
+_PACKAGE = "tinynet_sklearn"
+_HASHED = "sha256:"
+
+# Most file systems allow 255; a network shared by all elements would have a longer name.
+LONGEST_NAME = 100
+
+
+@dataclass(frozen=True, eq=False)
+class CheckpointFile:
+    """The file of one network.
+
+    Parameters
+    ----------
+    path : Path
+        Where it is.
+    fingerprint : dict of str to str
+        What decides the result of the training, see `fingerprint`.
+    """
+
+    path: Path
+    fingerprint: dict[str, str]
+
+    def write(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Replace the file."""
+        header = {"package": _PACKAGE, "format": FORMAT, "fingerprint": self.fingerprint}
+        np.savez(buffer := io.BytesIO(), header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
+        write_atomically(self.path, buffer.getvalue())
+
+    def read(self) -> dict[str, NDArray[Any]] | None:
+        """Return the arrays of the file, or None where there is no file.
+
+        Raises
+        ------
+        ValueError
+            If it is damaged, no checkpoint, or was written with other data or settings.
+        """
+        if not self.path.exists():
+            return None
+        content = self.path.read_bytes()
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            header = json.loads(str(arrays.pop("header")))
+            known = header["package"] == _PACKAGE and header["format"] <= FORMAT
+            written = dict(header["fingerprint"])
+        except (BadZipFile, AttributeError, EOFError, KeyError, OSError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"resume=True needs undamaged checkpoint files; '{self.path}' cannot be read: {error}. "
+                "Delete it to train this network anew."
+            ) from error
+        if not known:
+            raise ValueError(
+                f"resume=True reads checkpoint files of format {FORMAT}; '{self.path}' has format "
+                f"{header['format']} of {header['package']}. Update the package, or delete the file to train "
+                "this network anew."
+            )
+        different = self._different(written)
+        if different:
+            raise ValueError(
+                f"resume=True needs the data and settings that '{self.path}' was written with; these "
+                f"differ: {'; '.join(different)}. Restore them, name another folder as checkpoint, or set "
+                "resume=False to train all networks anew."
+            )
+        return arrays
+
+    def _different(self, written: dict[str, str]) -> list[str]:
+        """Settings that differ, or else the hashed data, which a setting may have changed."""
+        settings, data = [], []
+        for name in {**self.fingerprint, **written}:
+            before, now = (print_.get(name, "not set") for print_ in (written, self.fingerprint))
+            if before == now:
+                continue
+            if before.startswith(_HASHED) or now.startswith(_HASHED):
+                data.append(name)
+            else:
+                settings.append(f"{name} ({before} in the file, {now} now)")
+        return settings or data
+
+
+def fingerprint(parts: Mapping[str, Any]) -> dict[str, str]:
+    """Write each part as text, arrays and sequences of arrays as a hash.
+
+    Parameters
+    ----------
+    parts : mapping of str to object
+        Under the name by which a user knows it: a number, text, None, an array or a sequence of arrays.
+    """
+    return {name: _as_text(part) for name, part in parts.items()}
+
+
+def file_name(label: str) -> str:
+    """A file name, safe on all systems, for the network of this label."""
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", label).strip("-")
+    if len(stem) > LONGEST_NAME:
+        stem = f"{stem[:LONGEST_NAME]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+    return f"{stem}.npz"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file that appears under its name only when it is complete and on the disk."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _as_text(part: Any) -> str:
+    if isinstance(part, np.ndarray):
+        return _hash([part])
+    if isinstance(part, Sequence) and not isinstance(part, str):
+        return _hash(part)
+    if isinstance(part, bool) or not isinstance(part, Real):
+        return repr(part)
+    return repr(float(part)).removesuffix(".0")  # 0, 0.0 and numpy.float64(0) are one number
+
+
+def _hash(arrays: Sequence[NDArray[Any]]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return _HASHED + digest.hexdigest()

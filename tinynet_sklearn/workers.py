@@ -1,0 +1,277 @@
+"""Training several networks side by side, safely: interrupts, checkpoint files, numbers that overflow."""
+
+from __future__ import annotations
+
+import re
+import time
+import warnings
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+from threadpoolctl import threadpool_limits
+
+from tinynet_sklearn._validation import first_few, species_name
+from tinynet_sklearn.checkpoint import CheckpointFile, file_name, fingerprint
+from tinynet_sklearn.keras_loops import moments_of
+from tinynet_sklearn.networks import DenseStack, with_arrays
+from tinynet_sklearn.recorder import Recorder
+from tinynet_sklearn.rows import network_keys
+from tinynet_sklearn.solvers import SOLVERS, choose_solver, why
+from tinynet_sklearn.training import AtomNetwork, Samples, Task
+
+__all__ = ["open_files", "report_divergence", "train_tasks"]
+
+# Options that other solvers do not look at, and what users call them.
+_ADAM_NAMES = {
+    "batch_size": "batch_size",
+    "learning_rate": "learning_rate_init",
+    "schedule": "learning_rate",
+}
+
+#: Options whose parameter has another name.
+_PUBLIC_NAMES = {"scatter": "symmetry_penalty"}
+
+
+def train_tasks(tasks: list[Task], solver: str, n_jobs: int | None) -> list[tuple[AtomNetwork, Recorder]]:
+    """Train networks side by side.
+
+    Parameters
+    ----------
+    tasks : list of Task
+        What to train; those whose recorder is finished are left as they are.
+    solver : str
+        Key of `SOLVERS`, or "auto".
+    n_jobs : int or None
+        For joblib. Threads are preferred: the arithmetic releases the interpreter's lock, no data are copied,
+        and an interrupt finds the logs where they are.
+
+    Returns
+    -------
+    list of (AtomNetwork, Recorder)
+        In the order of the tasks.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If the user interrupts before any network has made a step that could be kept.
+    """
+    try:
+        with threadpool_limits(limits=1, user_api="blas"):
+            trained: list[tuple[AtomNetwork, Recorder]] = Parallel(n_jobs=n_jobs, prefer="threads")(
+                delayed(_train)(task, solver) for task in tasks
+            )
+    except KeyboardInterrupt:
+        return _interrupted(tasks)
+    return trained
+
+
+def open_files(tasks: list[Task], solver: str, folder: Path, resume: bool) -> None:
+    """Give every recorder its checkpoint file and, to resume, what is in it.
+
+    Parameters
+    ----------
+    tasks : list of Task
+        What is to be trained.
+    solver : str
+        Key of `SOLVERS`, or "auto".
+    folder : Path
+        Where the files are, one for each task; it is created.
+    resume : bool
+        Whether to go on from the files that are there, rather than to replace them.
+
+    Raises
+    ------
+    NotADirectoryError
+        If `folder` is a file.
+    ValueError
+        If a file is damaged, belongs to other data or settings, or holds more iterations than are wanted.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"checkpoint must be a folder; '{folder}' is a file. Name another place.")
+    folder.mkdir(parents=True, exist_ok=True)
+    for task in tasks:
+        recorder = task.recorder
+        recorder.file = CheckpointFile(folder / file_name(recorder.label), _fingerprint(task, solver))
+        for torso in folder.glob(f".{recorder.file.path.name}.*.tmp"):  # of a process killed while writing
+            torso.unlink(missing_ok=True)
+        arrays = recorder.file.read() if resume else None
+        if arrays is None:
+            continue
+        recorder.restore(arrays)
+        if recorder.n_iter > task.options.max_iter:
+            raise ValueError(
+                f"resume=True cannot take iterations back; '{recorder.file.path}' holds {recorder.n_iter} of "
+                f"them, max_iter is {task.options.max_iter}. Raise max_iter, or set resume=False to train "
+                "all networks anew."
+            )
+
+
+def report_divergence(
+    tasks: list[Task],
+    trained: list[tuple[AtomNetwork, Recorder]],
+    samples: Samples,
+    networks: str,
+    solver: str,
+) -> None:
+    """Say which networks met numbers that are not finite, and what may have been at fault.
+
+    Parameters
+    ----------
+    tasks : list of Task
+        What was to be trained.
+    trained : list of (AtomNetwork, Recorder)
+        What became of it.
+    samples : Samples
+        All rows.
+    networks, solver : str
+        Parameters of `BPNNRegressor`.
+
+    Raises
+    ------
+    ValueError
+        If nothing that a network has learned before could be kept.
+    """
+    lost: list[str] = []
+    ended: list[str] = []
+    for task, (net, recorder) in zip(tasks, trained, strict=True):
+        if recorder.diverged:
+            case = (
+                f"{recorder.label} after {recorder.n_iter} iterations ({_largest(task, samples, networks)})"
+            )
+            (ended if _learned(net, recorder) else lost).append(case)
+    remedy = (
+        f"{'Lower learning_rate_init, leave' if solver == 'adam' else 'Leave'} the structure out or repair "
+        "it if that number is wrong, or let the regressor scale inputs and targets (scaler, target_scaler)."
+    )
+    if lost:
+        raise ValueError(
+            f"training must keep losses, slopes and weights finite; they were not for {first_few(lost)}. "
+            f"{remedy}"
+        )
+    if ended:
+        warnings.warn(
+            "training met losses, slopes or weights that are not finite and ended early, with the best "
+            f"weights from before: {first_few(ended)}. {remedy}",
+            UserWarning,
+            stacklevel=4,  # report_divergence, fit, its validation wrapper, the user
+        )
+
+
+def _train(task: Task, solver: str) -> tuple[AtomNetwork, Recorder]:
+    recorder, network = task.recorder, task.start.network
+    chosen = choose_solver(solver, network)
+    recorder.begin()
+    try:
+        if not (recorder.finished or recorder.cancelled):
+            if recorder.verbose and solver == "auto":
+                n_weights = sum(a.size for a in network.arrays)
+                size = f"{n_weights:,} weights, {len(task.train.rows):,} rows"
+                print(f"[{recorder.label}] {size}: {chosen}, since {why(chosen)}", flush=True)
+            # Once more, for workers that are processes; among threads it repeats what is set already.
+            with threadpool_limits(limits=1, user_api="blas"), np.errstate(over="ignore", invalid="ignore"):
+                SOLVERS[chosen](network, task.train, task.validation, task.options, recorder)
+            recorder.summary()
+    finally:
+        recorder.running = False
+    moments = recorder.left_behind or moments_of(recorder.taken_up) if chosen == "adam" else None
+    return _network(task, moments), recorder
+
+
+def _network(task: Task, moments: dict[str, Any] | None) -> AtomNetwork:
+    return replace(
+        task.start,
+        network=with_arrays(task.start.network, task.recorder.weights),
+        moments=None if task.recorder.diverged else moments,
+    )
+
+
+def _interrupted(tasks: list[Task]) -> list[tuple[AtomNetwork, Recorder]]:
+    """Tell threads that still run to stop, and collect what the recorders hold."""
+    for task in tasks:
+        task.recorder.cancelled = True
+    while any(task.recorder.running for task in tasks):  # until their present iteration, or call, is done
+        time.sleep(0.01)
+    if not any(task.recorder.n_iter for task in tasks):
+        raise KeyboardInterrupt
+    state = "; ".join(f"{task.recorder.label} after {task.recorder.n_iter} iterations" for task in tasks)
+    warnings.warn(
+        f"training was interrupted; the best weights so far are kept ({state}). A network without iterations "
+        "has its random initial weights.",
+        UserWarning,
+        stacklevel=5,  # _interrupted, train_tasks, fit, its validation wrapper, the user
+    )
+    return [(_network(task, None), task.recorder) for task in tasks]
+
+
+def _fingerprint(task: Task, solver: str) -> dict[str, str]:
+    """What decides the result, under the names by which users know it."""
+    network, train, options = task.start.network, task.train, task.options
+    if isinstance(network, DenseStack):
+        layers = repr(network.layers)
+    else:  # Keras numbers the names of layers through the session
+        layers = re.sub(r'_\d+(?=")', "", network.layers)
+    parts: dict[str, Any] = {
+        "solver": choose_solver(solver, network),
+        "hidden_layer_sizes, activation or build_fn": np.frombuffer(layers.encode(), dtype=np.uint8),
+        "dtype": network.dtype.name,
+        "early_stopping": task.recorder.keep_best,
+        "n_iter_no_change": task.recorder.patience,
+    }
+    is_adam = parts["solver"] == "adam"
+    for option in fields(options):
+        if option.name not in {"max_iter", "seed"} and (is_adam or option.name not in _ADAM_NAMES):
+            public = (_ADAM_NAMES | _PUBLIC_NAMES).get(option.name, option.name)
+            parts[public] = getattr(options, option.name)
+    if is_adam and options.schedule != "constant":  # its course depends on where it ends
+        parts["max_iter"] = options.max_iter
+    parts |= {
+        "random_state": np.array(options.seed),
+        "X or scaler": [train.rows, train.structure, train.site],
+        "y or target_scaler": [train.targets],
+        "sample_weight": [train.weight],
+        "symmetry_average": [
+            np.asarray(a)
+            for action in train.actions
+            for a in (action.gather, action.rotations, action.vectors, action.shift, action.turns_outputs)
+        ],
+        "initial weights": [*task.start.network.arrays, *task.recorder.taken_up.values()],
+    }
+    if task.validation is not None:
+        held_out = task.validation
+        parts["validation structures"] = [held_out.rows, held_out.targets, held_out.weight, held_out.site]
+    return fingerprint(parts)
+
+
+def _learned(net: AtomNetwork, recorder: Recorder) -> bool:
+    finite = all(np.isfinite(a).all() for a in net.network.arrays)
+    return finite and recorder.n_iter > 0 and recorder.kept_loss <= recorder.loss[0]
+
+
+def _largest(task: Task, samples: Samples, networks: str) -> str:
+    """Where the largest of the scaled numbers stands that a network was given."""
+    atoms = samples.atoms
+    rows = np.flatnonzero(np.isin(network_keys(atoms, networks), task.members))
+    physical = {"X": atoms.values[rows], "y": samples.targets[rows]}
+    scaled = {
+        "X": task.start.inputs.apply(physical["X"], np.float64),
+        "y": task.start.targets.apply(physical["y"], np.float64),
+    }
+    sizes = {name: np.nan_to_num(abs(table), nan=np.inf) for name, table in scaled.items()}
+    name = max(sizes, key=lambda name: sizes[name].max(initial=0.0))
+    row, kept = np.unravel_index(np.argmax(sizes[name]), sizes[name].shape)
+    column = task.start.inputs.columns[kept] if name == "X" else kept
+    atom = rows[row]
+    structure = atoms.structure_of_row[atom]
+    place = f"row {samples.structures[structure]}"
+    if atoms.species.any():
+        place = (
+            f"atom {atom - atoms.offsets[structure]} ({species_name(atoms.species[atom])}) of structure "
+            f"{samples.structures[structure]}"
+        )
+    return (
+        f"largest number {physical[name][row, column]:.3g}, scaled {scaled[name][row, kept]:.3g}, in column "
+        f"{column} of {name} for {place}"
+    )

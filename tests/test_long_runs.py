@@ -44,7 +44,7 @@ def skip_model(n_features, n_outputs, species):
 
 
 def regressor(**settings):
-    usual = {"hidden_layer_sizes": (4,), "max_iter": 14, "alpha": 1e-3, "random_state": 3}
+    usual = {"hidden_layer_sizes": (4,), "solver": "varpro", "max_iter": 14, "alpha": 1e-3, "random_state": 3}
     return BPNNRegressor(**(usual | settings))
 
 
@@ -566,7 +566,11 @@ def test_durations(seconds, text):
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({}, "30 weights, 60 rows: varpro, since its output layer is linear and can be solved exactly"),
+        ({}, "30 weights, 60 rows: lm, since it has at most 300 weights and 1,000 rows"),
+        (
+            {"hidden_layer_sizes": (40, 8)},
+            "546 weights, 60 rows: varpro, since its output layer is linear and can be solved exactly",
+        ),
         (
             {"hidden_layer_sizes": ()},
             "10 weights, 60 rows: lbfgs, since it has no linear output layer behind hidden layers",
@@ -575,7 +579,7 @@ def test_durations(seconds, text):
 )
 def test_the_choice_of_the_solver_is_told(settings, line, capsys):
     X, y = make_atoms()
-    net = regressor(networks="shared", verbose=3, **settings).fit(X, y)
+    net = regressor(networks="shared", solver="auto", verbose=3, **settings).fit(X, y)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"[H O] {line}"
     assert len(lines) == net.n_iter_ + 2

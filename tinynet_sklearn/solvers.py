@@ -48,12 +48,12 @@ FAST_DECREASE = 0.05
 # Levenberg-Marquardt needs some ten times fewer iterations than variable projection. Up to here they are
 # cheap enough for it to be as fast at the usual weight decay, and much faster at less: benchmarks/solvers.py.
 SMALL_NETWORK = 300
-FEW_IMAGES = 1000
+FEW_ROWS = 1000
 
 _REASONS = {
     "varpro": "its output layer is linear and can be solved exactly",
     "lbfgs": "it has no linear output layer behind hidden layers",
-    "lm": f"it has at most {SMALL_NETWORK} weights and few rows",
+    "lm": f"it has at most {SMALL_NETWORK} weights and {FEW_ROWS:,} rows",
 }
 
 
@@ -81,10 +81,9 @@ def choose_solver(solver: str, network: Network, train: TrainingSet | None = Non
         return solver
     if not isinstance(network, DenseStack) or len(network.weights) == 1:
         return "lbfgs"
-    if solver == "auto" and train is not None and network.n_parameters <= SMALL_NETWORK:
-        n_images = np.array([action.n_operations for action in train.actions])[train.site].sum()
-        return "lm" if n_images <= FEW_IMAGES else "varpro"
-    return "varpro"
+    small = train is not None and network.n_parameters <= SMALL_NETWORK and len(train.rows) <= FEW_ROWS
+    # Averages would need the scatter in J^T J, which "lm" leaves out.
+    return "lm" if solver == "auto" and small and train is not None and not train.averages else "varpro"
 
 
 def why(solver: str) -> str:

@@ -162,7 +162,7 @@ def report_divergence(
 
 def _train(task: Task, solver: str) -> tuple[AtomNetwork, Recorder]:
     recorder, network = task.recorder, task.start.network
-    chosen = choose_solver(solver, network)
+    chosen = choose_solver(solver, network, task.train)
     recorder.begin()
     try:
         if not (recorder.finished or recorder.cancelled):
@@ -214,7 +214,7 @@ def _fingerprint(task: Task, solver: str) -> dict[str, str]:
     else:  # Keras numbers the names of layers through the session
         layers = re.sub(r'_\d+(?=")', "", network.layers)
     parts: dict[str, Any] = {
-        "solver": choose_solver(solver, network),
+        "solver": choose_solver(solver, network, task.train),
         "hidden_layer_sizes, activation or build_fn": np.frombuffer(layers.encode(), dtype=np.uint8),
         "dtype": network.dtype.name,
         "early_stopping": task.recorder.keep_best,

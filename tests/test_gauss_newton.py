@@ -1,6 +1,5 @@
 """Levenberg-Marquardt: exact Jacobians, the eliminated output layer, convergence, refusals, and going on."""
 
-
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal

@@ -220,7 +220,7 @@ def test_time_and_root():
     time, validation = HISTORY[8]["time"], HISTORY[8]["validation"]
     assert_allclose(lines["O, validation"].get_data(), [time, np.sqrt(validation)])
     assert_allclose(lines["O, kept"].get_xydata(), [[0.2, np.sqrt(0.5)]])
-    assert display.ax_.get_xlabel() == "Time since the start of the fit (s)"
+    assert display.ax_.get_xlabel() == "Training time of the network (s)"
     assert display.ax_.get_ylabel() == "Root of the loss (RMSE of scaled targets)"
 
 

@@ -12,7 +12,7 @@ from tinynet_sklearn.plotting import COLORS, MARKERS, new_axes
 
 # What `LossCurveDisplay` reads, and how it draws.
 _CURVES = ("loss", "validation", "time")
-_X_LABELS = {"iteration": "Iteration", "time": "Time since the start of the fit (s)"}
+_X_LABELS = {"iteration": "Iteration", "time": "Training time of the network (s)"}
 _SCALES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "loss": ("Loss (MSE of scaled targets)", np.asarray),
     "rmse": ("Root of the loss (RMSE of scaled targets)", np.sqrt),
@@ -36,7 +36,7 @@ class LossCurveDisplay:
     ----------
     curves : dict of str to dict of str to ndarray of shape (n_iter,)
         By name of the network: "loss" after every iteration and, where known, "validation" and "time", the
-        seconds since the start of the fit.
+        seconds since the training of the network began.
 
     Attributes
     ----------
@@ -149,7 +149,7 @@ class LossCurveDisplay:
         ----------
         history : dict of dict of str to array-like of shape (n_iter,)
             As ``history_`` of `BPNNRegressor`: for each network "loss" and, where known, "validation" and
-            "time", the seconds since the start of the fit. Other entries are not looked at.
+            "time", the seconds since the training of the network began. Other entries are not looked at.
         names : dict or None, default=None
             Name of each key of `history`; None takes chemical symbols for atomic numbers and other keys as
             they are. Site classes are numbers, too: name them.
@@ -185,8 +185,7 @@ class LossCurveDisplay:
         ax : matplotlib Axes or None, default=None
             The legend of more than five networks stands to the right of it.
         x : {"iteration", "time"}, default="iteration"
-            Iterations (epochs of "adam"), or seconds since the start of the fit. Networks that were trained
-            one after the other follow each other in time.
+            Iterations (epochs of "adam"), or seconds since the training of each network began.
         scale : {"loss", "rmse"}, default="loss"
             The loss, or its square root.
         line_kwargs : dict or None, default=None

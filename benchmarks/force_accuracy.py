@@ -24,6 +24,8 @@ ROWS = {
     "default": ("**default**", {}, {}),
     "float64": ("float64 instead of float32", {}, {"dtype": "float64"}),
     "lbfgs": ("output layer not solved but searched (lbfgs)", {}, {"solver": "lbfgs"}),
+    "no-penalty": ("no penalty on the scatter over the group", {}, {"symmetry_penalty": 0.0}),
+    "subgroup": ("averages over 8 operations at most", {}, {"symmetry_average": 8}),
     "copies": ("group as data: 8 copies of each row", {}, {"symmetry_average": False}),
     "all-copies": (
         "group as data: all copies of each row",

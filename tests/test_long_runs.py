@@ -77,7 +77,7 @@ def message_of(error_type, call):
         {"early_stopping": True, "n_iter_no_change": 3, "alpha": 0.0},
         {"solver": "lbfgs", "networks": "shared", "dtype": "float32"},
         {"solver": "lm", "alpha": 0.0},
-        {"build_fn": skip_model, "early_stopping": True},
+        {"solver": "auto", "build_fn": skip_model, "early_stopping": True},
         {"solver": "adam", "networks": "shared", "early_stopping": True},
         {"solver": "adam", "networks": "shared", "build_fn": skip_model, "batch_size": 7},
     ],

@@ -76,9 +76,11 @@ class _Block:
 
     def outputs_of_images(self, stack: DenseStack) -> list[FloatArray]:
         """Outputs of all layers for the images of the rows, each of shape (m * n_ops, n_out)."""
-        alone = self.action.n_operations == 1
-        images = self.rows if alone else self.action.images(self.rows).reshape(-1, stack.n_inputs)
-        return stack.layer_outputs(images)
+        n_operations = self.action.n_operations
+        if n_operations == 1:
+            return stack.layer_outputs(self.rows)
+        n_images = len(self.rows) * n_operations
+        return stack.layer_outputs(self.action.images(self.rows).reshape(n_images, stack.n_inputs))
 
     def output_equations(self, stack: DenseStack, outputs: list[FloatArray]) -> tuple[FloatArray, FloatArray]:
         """Design matrix (e, c) and residual (e, q)."""
@@ -189,7 +191,7 @@ class LeastSquares(StackObjective):
             for numbers in (flat, self._decay)
         )
         matrix = matrix.astype(np.float64)
-        matrix[np.diag_indices(n_columns)] += decay[:, 0] + self.resolution * np.trace(matrix)
+        matrix[np.diag_indices(n_columns)] += decay[:, 0] + self.resolution * max(1.0, np.trace(matrix))
         return matrix, slope.astype(np.float64) + decay * weights
 
     def _output_equations(self, stack: DenseStack) -> Iterator[tuple[FloatArray, FloatArray]]:

@@ -66,7 +66,8 @@ class _Tensors:
     def of(cls, data: TrainingSet, dtype: str) -> _Tensors:
         import tensorflow as tf
 
-        arrays = (_images(data), data.targets, data.weight, _turns(data))
+        # Weights of mean one: those of a batch count against the whole, not against each other.
+        arrays = (_images(data), data.targets, data.weight * len(data.rows), _turns(data))
         return cls(*(None if a is None else tf.constant(a, dtype=dtype) for a in arrays))
 
     def take(self, rows: Any) -> _Tensors:
@@ -121,7 +122,7 @@ def _outputs(model: Any, data: _Tensors, training: bool) -> tuple[Any, Any]:
 
 
 def _graph_loss(model: Any, data: _Tensors, training: bool, scatter: float = 0.0) -> Any:
-    """Mean squared error as a TensorFlow scalar; `weight` need not sum to one (mini-batches)."""
+    """Mean squared error as a TensorFlow scalar, of all rows or as an estimate from a batch of them."""
     import tensorflow as tf
 
     average, scattered = _outputs(model, data, training)
@@ -129,7 +130,7 @@ def _graph_loss(model: Any, data: _Tensors, training: bool, scatter: float = 0.0
     per_row = tf.reduce_mean(tf.square(error), axis=1)
     if scatter and scattered is not None:
         per_row += scatter / error.shape[1] * tf.cast(scattered, per_row.dtype)
-    return tf.tensordot(per_row, data.weight, 1) / tf.reduce_sum(data.weight)
+    return tf.tensordot(per_row, data.weight, 1) / tf.cast(tf.shape(per_row)[0], per_row.dtype)
 
 
 def _penalty(model: Any, alpha: float, dtype: Any) -> Any:

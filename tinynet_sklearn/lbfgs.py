@@ -190,7 +190,7 @@ def _search(evaluate: Evaluate, state: LBFGSState) -> tuple[FloatArray, float, F
             if trial.along * (far.length - near.length if far else math.inf) >= 0:
                 far = near
             near = trial
-    return None
+    return None if near is start else (near.x, near.value, near.slope)
 
 
 def _between(near: _Trial, far: _Trial) -> float:

@@ -50,7 +50,7 @@ class LossCurveDisplay:
     Notes
     -----
     Losses are mean squared errors of the targets as the networks see them, that is scaled (`target_scaler` of
-    `BPNNRegressor`). The training loss includes the weight decay, the validation loss does not and may lie
+    `BPNNRegressor`). The training loss includes the penalties, the validation loss does not and may lie
     below it.
 
     Examples

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import LinAlgError, lstsq, solve
+from scipy.linalg import cho_factor, cho_solve
 
 from tinynet_sklearn.equivariance import GroupAction
 from tinynet_sklearn.frames import FloatArray
@@ -36,7 +36,7 @@ LEAST_ROWS = 64
 
 # What keeps the linear system of the output layer regular without weight decay, relative to its trace. Of
 # vectors at rest a group can leave a trace of nothing but rounding: then relative to one, as for scalars.
-RIDGE = 1e-12
+RIDGE = {"float64": 1e-9, "float32": 1e-6}
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,11 +248,15 @@ class StackObjective:
         decay = np.full(len(matrix), self._n_outputs * self._alpha)
         n_bias = 3 if self._parts[0].action.turns_outputs else 1
         decay[-n_bias:] = 0.0
-        matrix[np.diag_indices(len(matrix))] += decay + RIDGE * max(1.0, np.trace(matrix))
-        try:
-            best = solve(matrix, right, assume_a="pos")
-        except LinAlgError:  # hidden units that do the same: any of their solutions will do
-            best = lstsq(matrix, right)[0]
+        diagonal = np.diag_indices(len(matrix))
+        matrix[diagonal] += decay
+        ridged = matrix.copy()
+        ridged[diagonal] += RIDGE[self._stack.dtype.name] * max(1.0, np.trace(matrix))
+        factor = cho_factor(ridged, overwrite_a=True)
+        best = cho_solve(factor, right)
+        best += cho_solve(
+            factor, right - matrix @ best
+        )  # takes back what the ridge did where it was not needed
         return np.asarray(best).ravel()
 
     def _scattered(self, hidden: _Hidden) -> FloatArray:

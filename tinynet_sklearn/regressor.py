@@ -57,6 +57,9 @@ from tinynet_sklearn.workers import open_files, report_divergence, train_tasks
 
 __all__ = ["BPNNRegressor"]
 
+#: What a warm start cannot change, besides the sizes of the layers.
+CONTINUED = ("networks", "activation", "dtype")
+
 
 class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     """Behler-Parrinello regressor: features of atoms to targets of atoms, one small network per species.
@@ -71,10 +74,12 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         One network for each chemical species; one for each class of equivalent sites, which is better
         where atoms of one species stand in different surroundings (needs features with site frames); or
         one for all atoms.
-    solver : {"auto", "varpro", "lbfgs", "adam"}, default="auto"
-        Full-batch L-BFGS over the hidden layers with the linear output layer solved exactly at every point
-        (variable projection); full-batch L-BFGS over all weights; or mini-batches with Adam. "auto": "varpro"
-        where there are hidden layers and no `build_fn`, else "lbfgs".
+    solver : {"auto", "varpro", "lbfgs", "lm", "adam"}, default="auto"
+        "varpro": L-BFGS over the hidden layers, with the linear output layer solved exactly at every point
+        (variable projection). "lbfgs": L-BFGS over all weights. "lm": Levenberg-Marquardt, for small
+        networks. "adam": mini-batches. "auto": for each network "lm" if it has at most 300 weights and 1,000
+        rows and is not averaged over a site group, "lbfgs" with `build_fn` or without hidden layers, else
+        "varpro"; `verbose` says which and why.
     alpha : float, default=3e-4
         Weight decay: adds ``alpha * sum(W**2)`` to the mean squared error of the scaled targets.
     batch_size : int or "auto", default="auto"
@@ -84,9 +89,9 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     learning_rate_init : float, default=1e-3
         First rate of "adam".
     max_iter : int, default=400
-        Iterations of "varpro" and "lbfgs", epochs of "adam".
+        Iterations; epochs of "adam".
     tol : float, default=1e-5
-        "varpro" and "lbfgs" have converged when no component of the gradient exceeds `tol`. For patience, a
+        All solvers but "adam" have converged when no component of the gradient exceeds `tol`. For patience, a
         loss has improved if it fell by more than this fraction.
     early_stopping : bool, default=False
         Hold out structures (whole groups, with the `groups` of `fit`), watch the loss on them and keep the
@@ -378,13 +383,9 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self._check_checkpoint()
         rng = check_random_state(self.random_state)
         before = getattr(self, "n_features_in_", None)
-        atoms, targets = self._checked_fit_input(X, y)
+        atoms, targets, one_dimensional = self._checked_fit_input(X, y)
         previous = self._previous_networks(targets.shape[1], before)
         samples = self._samples(atoms, targets, sample_weight, groups, rng)
-        self.target_is_vector_ = samples.vector
-        self.n_operations_ = samples.most_operations
-        self.n_outputs_ = targets.shape[1]
-        self.species_ = np.unique(samples.atoms.species)
         keys = [int(key) for key in np.unique(network_keys(samples.atoms, self.networks))]
         members = [tuple(keys)] if self.networks == "shared" else [(key,) for key in keys]
         tasks = [prepare_task(group, samples, previous.get(group[0]), self, rng) for group in members]
@@ -392,6 +393,14 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             open_files(tasks, self.solver, Path(self.checkpoint), self.resume)
         trained = train_tasks(tasks, self.solver, self.n_jobs)
         report_divergence(tasks, trained, samples, self.networks, self.solver)
+        # From here on nothing is refused: a fit that fails leaves the last one as it was.
+        self._one_dimensional = one_dimensional
+        self._framed = samples.framed
+        self._most_operations = samples.most_operations
+        self._fitted_with = {name: getattr(self, name) for name in CONTINUED}
+        self.target_is_vector_ = samples.vector
+        self.n_outputs_ = targets.shape[1]
+        self.species_ = np.unique(samples.atoms.species)
         self._collect(tasks, trained)
         return self
 
@@ -528,11 +537,11 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         check_finite(X, "X")
         return X
 
-    def _checked_fit_input(self, X: Any, y: Any) -> tuple[PerAtomArray, FloatArray]:
-        self._one_dimensional = False
+    def _checked_fit_input(self, X: Any, y: Any) -> tuple[PerAtomArray, FloatArray, bool]:
+        """Atoms, targets as rows, and whether the targets came as one plain column."""
         if isinstance(X, PerAtomArray):
             atoms = self._checked_atoms(X, reset=True)
-            return atoms, per_atom_targets(y, atoms)
+            return atoms, per_atom_targets(y, atoms), False
         refuse_structures(X)
         if is_per_atom(y):
             raise TypeError(
@@ -543,8 +552,7 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         table, targets = validate_data(
             self, X, y, multi_output=True, y_numeric=True, dtype=[np.float64, np.float32]
         )
-        self._one_dimensional = targets.ndim == 1
-        return anonymous(table), targets.reshape(len(table), -1).astype(np.float64)
+        return anonymous(table), targets.reshape(len(table), -1).astype(np.float64), targets.ndim == 1
 
     def _samples(
         self,
@@ -568,8 +576,7 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         vector = self.target == "vector" or (
             self.target == "auto" and width == 3 and atoms.frames is not None
         )
-        self._framed = vector and atoms.frames is not None
-        if self._framed and atoms.frames is not None:
+        if vector and atoms.frames is not None:
             targets = atoms.frames.to_frame(targets)
         weight = check_structure_weights(sample_weight, len(atoms))
         if weight is None:
@@ -595,6 +602,7 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 self.history_[z] = recorder.history()
         recorders = [recorder for _, recorder in trained]
         self._keras_models = None
+        self.n_operations_ = max(action.n_operations for task in tasks for action in task.train.actions)
         self.n_iter_ = max(recorder.n_iter for recorder in recorders)
         self.loss_ = float(np.mean([recorder.kept_loss for recorder in recorders]))
         open_ended = [r for r in recorders if not (r.converged or r.cancelled or r.diverged)]
@@ -612,6 +620,12 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """Networks to continue from, by atomic number."""
         if not self.warm_start or not hasattr(self, "atom_networks_"):
             return {}
+        for name, before in self._fitted_with.items():
+            if getattr(self, name) != before:
+                raise ValueError(
+                    f"warm_start=True continues networks that were fitted with {name}={before!r}; got "
+                    f"{getattr(self, name)!r}. Keep it, or set warm_start=False to begin anew."
+                )
         wanted = hidden_sizes(self.hidden_layer_sizes)
         for z, net in self.atom_networks_.items():
             found = None
@@ -633,13 +647,13 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def _predict_rows(self, key: int, atoms: PerAtomArray, rows: IntArray) -> FloatArray:
         net = self.atom_networks_[key]
         model = None if net.stack is not None else self.networks_[key]
-        if self.n_operations_ == 1:
+        if self._most_operations == 1:
             return net.predict(atoms.values[rows], model)
         symmetry = require_symmetry(atoms, "a network that was averaged over site groups")
         sites = network_keys(atoms, "per-site")[rows]
         values = np.empty((len(rows), self.n_outputs_))
         for site in np.unique(sites):
-            action = GroupAction.of_site(symmetry, int(site), net.inputs, self._framed, self.n_operations_)
+            action = GroupAction.of_site(symmetry, int(site), net.inputs, self._framed, self._most_operations)
             ours = sites == site
             values[ours] = net.predict(atoms.values[rows[ours]], model, action)
         return values

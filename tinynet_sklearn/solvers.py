@@ -77,13 +77,13 @@ def choose_solver(solver: str, network: Network, train: TrainingSet | None = Non
     str
         Key of `SOLVERS`.
     """
-    if solver not in {"auto", "varpro"}:
+    if solver != "auto":
         return solver
     if not isinstance(network, DenseStack) or len(network.weights) == 1:
         return "lbfgs"
     small = train is not None and network.n_parameters <= SMALL_NETWORK and len(train.rows) <= FEW_ROWS
     # Averages would need the scatter in J^T J, which "lm" leaves out.
-    return "lm" if solver == "auto" and small and train is not None and not train.averages else "varpro"
+    return "lm" if small and train is not None and not train.averages else "varpro"
 
 
 def why(solver: str) -> str:
@@ -144,7 +144,7 @@ def train_varpro(
     G. H. Golub and V. Pereyra, Separable nonlinear least squares: the variable projection method and its
     applications, Inverse Problems 19, R1 (2003).
     """
-    if choose_solver("varpro", network) != "varpro" or not isinstance(network, DenseStack):
+    if not isinstance(network, DenseStack) or len(network.weights) == 1:
         raise ValueError(
             "solver='varpro' needs a linear output layer behind hidden layers, and no build_fn. Use "
             "solver='lbfgs'."

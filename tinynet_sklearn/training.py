@@ -96,7 +96,15 @@ class AtomNetwork:
         outputs: list[FloatArray] = [np.empty((0, self.network.n_outputs))]
         for block in row_blocks(len(rows), block_length):
             images = action.images(rows[block])
-            outputs.append(action.average(as_numpy(model(images.reshape(-1, rows.shape[1]), training=False))))
+            outputs.append(
+                action.average(
+                    as_numpy(
+                        model(
+                            images.reshape(len(images) * action.n_operations, rows.shape[1]), training=False
+                        )
+                    )
+                )
+            )
         return self.targets.invert(np.concatenate(outputs))
 
 
@@ -131,6 +139,11 @@ class Samples:
     most_operations: int
 
     @property
+    def framed(self) -> bool:
+        """Whether targets are vectors in site frames."""
+        return self.vector and self.atoms.frames is not None
+
+    @property
     def averages(self) -> bool:
         """Whether networks are averaged over site groups."""
         return self.most_operations > 1
@@ -140,9 +153,9 @@ class Samples:
         symmetry = None if self.atoms.frames is None else self.atoms.frames.symmetry
         if not self.averages or symmetry is None:
             return (GroupAction.trivial(len(inputs.columns)),)
-        framed = self.vector and self.atoms.frames is not None
         return tuple(
-            GroupAction.of_site(symmetry, int(site), inputs, framed, self.most_operations) for site in sites
+            GroupAction.of_site(symmetry, int(site), inputs, self.framed, self.most_operations)
+            for site in sites
         )
 
 
@@ -251,8 +264,11 @@ def prepare_task(
     species = 0 if settings.networks == "shared" else int(atoms.species[ours][0])
     start = previous
     if start is None:
-        inputs = _input_scaling(samples, values, weight, site, settings.scaler)
-        start = _new_network(species, inputs, targets, weight, samples, settings, draw)
+        with np.errstate(over="ignore", invalid="ignore"):  # answered in the next lines
+            inputs = _input_scaling(samples, values, weight, site, settings.scaler)
+            start = _new_network(species, inputs, targets, weight, samples, settings, draw)
+        _check_scale("X", values, start.inputs, label)
+        _check_scale("y", targets, start.targets, label)
     actions = samples.actions(classes, start.inputs)
 
     def training_set(
@@ -301,6 +317,16 @@ def prepare_task(
     )
     train = training_set(values, targets, weight, structure, site)
     return Task(members, start, train, validation, options, recorder)
+
+
+def _check_scale(name: str, numbers: FloatArray, scaling: ColumnScaling, label: str) -> None:
+    """Refuse numbers that are finite, but too large for their variance to be."""
+    bad = scaling.columns[~(np.isfinite(scaling.scale) & np.isfinite(scaling.offset))]
+    if len(bad):
+        raise ValueError(
+            f"{name} must hold numbers whose squares can be added up; column {bad[0]} of {label} reaches "
+            f"{np.abs(numbers[:, bad[0]]).max():.3g}. Leave these structures out or repair them."
+        )
 
 
 def _input_scaling(

@@ -59,6 +59,12 @@ ROWS = {
         {"symmetry_penalty": 0.0},
     ),
     "default": ("**the defaults**: the same, with a penalty on the scatter", CycleMomentFeaturizer, {}, {}),
+    "quickstart": (
+        "for few structures, as in `tinynet quickstart` (`symmetry_penalty=0.3, alpha=1e-4`)",
+        CycleMomentFeaturizer,
+        {},
+        {"symmetry_penalty": 0.3, "alpha": 1e-4},
+    ),
 }
 
 

@@ -136,3 +136,11 @@ def test_variable_projection_is_not_replaced_in_silence():
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         BPNNRegressor((), solver="varpro").fit(np.eye(4), np.arange(4.0))
+
+
+def test_predictions_do_not_depend_on_parameters_set_after_the_fit(batio3):
+    X, y = batio3
+    net = small().fit(X, y)
+    before = net.predict(X).values
+    net.set_params(networks="per-site", symmetry_average=False)
+    np.testing.assert_array_equal(net.predict(X).values, before)

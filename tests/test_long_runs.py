@@ -198,11 +198,12 @@ def test_resume_needs_a_folder_and_a_seed(tmp_path):
         "resume=True continues from the files in the folder checkpoint; got checkpoint=None. Name the "
         "folder, or set resume=False."
     )
-    net = regressor(checkpoint=tmp_path, resume=True, random_state=None)
-    assert message_of(ValueError, lambda: net.fit(X, y)) == (
-        "checkpoint needs an integer as random_state, for a resumed training begins with the same numbers; "
-        "got None. Pass random_state=0, or any other."
-    )
+    for state in (None, np.random.RandomState(0)):
+        net = regressor(checkpoint=tmp_path, resume=True, random_state=state)
+        assert message_of(ValueError, lambda net=net: net.fit(X, y)) == (
+            "checkpoint needs an integer as random_state, for a resumed training begins with the same "
+            f"numbers; got {state}. Pass random_state=0, or any other."
+        )
     path = tmp_path / "file"
     path.touch()
     assert message_of(NotADirectoryError, lambda: regressor(checkpoint=path).fit(X, y)) == (

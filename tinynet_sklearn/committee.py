@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, RegressorMixin, _fit_context, clone
-from sklearn.metrics import r2_score
 from sklearn.utils import Tags, check_random_state, get_tags
 from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.parallel import Parallel, delayed
@@ -22,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from tinynet_sklearn._validation import described
 from tinynet_sklearn.containers import PerAtomArray
 from tinynet_sklearn.regressor import BPNNRegressor
-from tinynet_sklearn.rows import check_structure_weights, per_atom_targets
+from tinynet_sklearn.rows import r2_of_rows
 
 __all__ = ["CommitteeRegressor"]
 
@@ -199,12 +198,7 @@ class CommitteeRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         -------
         float
         """
-        predicted = self.predict(X)
-        if not isinstance(predicted, PerAtomArray):
-            return float(r2_score(y, predicted, sample_weight=sample_weight))
-        weight = check_structure_weights(sample_weight, len(predicted))
-        per_row = None if weight is None else weight[predicted.structure_of_row]
-        return float(r2_score(per_atom_targets(y, predicted), predicted.values, sample_weight=per_row))
+        return r2_of_rows(y, self.predict(X), sample_weight)
 
     @property
     def n_features_in_(self) -> int:

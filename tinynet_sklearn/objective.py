@@ -1,9 +1,10 @@
 """The loss of a dense network as a function of its flat weights, with NumPy.
 
-    loss = sum_i w_i |p_i - y_i|^2 / k + alpha * sum of squared matrix elements
+    loss = sum_i w_i (|p_i - y_i|^2 + scatter_i) / k + alpha * sum of squared matrix elements
 
 over rows i with weights that sum to one and k outputs; p is the network's output, averaged over the site
-group of the row where there is one (`equivariance`).
+group of the row where there is one (`equivariance`). The scatter, times a weight of its own, is the mean
+squared distance between p and the outputs for the images of the row, turned back.
 
 The last layer is linear, so its best weights for given hidden layers solve a small linear system.
 `StackObjective.projected` puts them in and returns the slope of what is left, a function of the hidden layers
@@ -139,7 +140,7 @@ class StackObjective:
         return self._stack.with_flat(np.asarray(flat, dtype=self._stack.dtype))
 
     def error(self, flat: FloatArray) -> float:
-        """Mean squared error, without weight decay."""
+        """Mean squared error, without scatter and weight decay."""
         stack = self.network(flat)
         total = 0.0
         for hidden in self._hidden(stack):

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import r2_score
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -39,6 +38,7 @@ from tinynet_sklearn.rows import (
     lost_site_groups,
     network_keys,
     per_atom_targets,
+    r2_of_rows,
     refuse_structures,
     require_symmetry,
     resolved_average,
@@ -437,7 +437,7 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 "fit."
             )
         values: FloatArray = np.empty((len(atoms.values), self.n_outputs_))
-        keys = network_keys(atoms, self.networks)
+        keys = network_keys(atoms, self._fitted_with["networks"])
         strangers = np.setdiff1d(keys, list(self.atom_networks_))
         if len(strangers):
             raise ValueError(
@@ -469,12 +469,7 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         -------
         float
         """
-        predicted = self.predict(X)
-        if not isinstance(X, PerAtomArray):
-            return float(r2_score(y, predicted, sample_weight=sample_weight))
-        weight = check_structure_weights(sample_weight, len(X))
-        per_row = None if weight is None else weight[X.structure_of_row]
-        return float(r2_score(per_atom_targets(y, X), predicted.values, sample_weight=per_row))
+        return r2_of_rows(y, self.predict(X), sample_weight)
 
     @property
     def weights_(self) -> dict[int, list[FloatArray]]:
@@ -520,10 +515,10 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 "resume=True continues from the files in the folder checkpoint; got checkpoint=None. Name "
                 "the folder, or set resume=False."
             )
-        if self.checkpoint is not None and self.random_state is None:
+        if self.checkpoint is not None and not isinstance(self.random_state, Integral):
             raise ValueError(
                 "checkpoint needs an integer as random_state, for a resumed training begins with the same "
-                "numbers; got None. Pass random_state=0, or any other."
+                f"numbers; got {self.random_state}. Pass random_state=0, or any other."
             )
 
     def _checked_atoms(self, X: Any, reset: bool) -> PerAtomArray:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn.metrics import r2_score
 
 from tinynet_sklearn._validation import described, first_few, species_name
 from tinynet_sklearn.containers import PerAtomArray
@@ -29,6 +30,7 @@ __all__ = [
     "merged",
     "network_keys",
     "per_atom_targets",
+    "r2_of_rows",
     "refuse_structures",
     "require_symmetry",
     "resolved_average",
@@ -162,6 +164,29 @@ def per_atom_targets(y: Any, X: PerAtomArray) -> FloatArray:
     if target.frames is not None and values.shape[1] == 3:
         return target.frames.to_lab(values)
     return values
+
+
+def r2_of_rows(y: Any, predicted: Any, sample_weight: ArrayLike | None) -> float:
+    """Coefficient of determination R² over all rows, averaged over the target columns.
+
+    Parameters
+    ----------
+    y : PerAtomArray, list of array-like, or array-like
+        Targets as `fit` takes them.
+    predicted : PerAtomArray or ndarray
+        What a regressor says of the same atoms or rows, vectors in the laboratory frame.
+    sample_weight : array-like or None
+        Weight of each structure, or of each row of a plain table.
+
+    Returns
+    -------
+    float
+    """
+    if not isinstance(predicted, PerAtomArray):
+        return float(r2_score(y, predicted, sample_weight=sample_weight))
+    weight = check_structure_weights(sample_weight, len(predicted))
+    per_row = None if weight is None else weight[predicted.structure_of_row]
+    return float(r2_score(per_atom_targets(y, predicted), predicted.values, sample_weight=per_row))
 
 
 def check_finite(atoms: PerAtomArray, name: str) -> None:

@@ -96,15 +96,8 @@ class AtomNetwork:
         outputs: list[FloatArray] = [np.empty((0, self.network.n_outputs))]
         for block in row_blocks(len(rows), block_length):
             images = action.images(rows[block])
-            outputs.append(
-                action.average(
-                    as_numpy(
-                        model(
-                            images.reshape(len(images) * action.n_operations, rows.shape[1]), training=False
-                        )
-                    )
-                )
-            )
+            images = images.reshape(len(images) * action.n_operations, rows.shape[1])
+            outputs.append(action.average(as_numpy(model(images, training=False))))
         return self.targets.invert(np.concatenate(outputs))
 
 

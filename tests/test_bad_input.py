@@ -9,7 +9,7 @@ from ase.build import bulk
 from crystals import copper, perovskite, rattled, rhenium_trioxide, trajectory
 from sklearn.exceptions import NotFittedError
 
-from tinynet_sklearn import CutoffBonds, CycleMomentFeaturizer, features
+from tinynet_sklearn import CutoffBonds, CycleMomentFeaturizer, _validation, features
 from tinynet_sklearn.features import CHUNK
 
 
@@ -293,21 +293,21 @@ def test_an_unfitted_featurizer(call):
 
 
 def test_more_rows_than_the_machine_can_hold(monkeypatch, fitted):
-    monkeypatch.setattr(features, "_physical_memory", lambda: 2.0**20)
+    monkeypatch.setattr(features, "physical_memory", lambda: 2.0**20)
     frames = trajectory(perovskite(), 1000)
     assert fitted.n_features_out_ == 48
     assert failure(MemoryError, fitted.transform, frames) == (
         "5000 atoms times 48 features need 0.0 GiB, this machine has 0.0; use fewer structures at a time, "
         "dtype='float32', or a smaller n or N."
     )
-    monkeypatch.setattr(features, "_physical_memory", lambda: 2.0**21)
+    monkeypatch.setattr(features, "physical_memory", lambda: 2.0**21)
     assert fitted.transform(frames).values.nbytes <= 2**21
 
 
 def test_physical_memory_is_a_sensible_number_or_unknown(monkeypatch):
-    assert features._physical_memory() > 2**28
-    monkeypatch.setattr(features.os, "sysconf", lambda name: (_ for _ in ()).throw(ValueError(name)))
-    assert features._physical_memory() == float("inf")
+    assert _validation.physical_memory() > 2**28
+    monkeypatch.setattr(_validation.os, "sysconf", lambda name: (_ for _ in ()).throw(ValueError(name)))
+    assert _validation.physical_memory() == float("inf")
 
 
 def test_a_failed_fit_names_the_cause_and_a_later_one_succeeds():

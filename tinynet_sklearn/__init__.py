@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tinynet_sklearn._version import __version__
 
 if TYPE_CHECKING:
+    from tinynet_sklearn.calculator import TinyNetCalculator
     from tinynet_sklearn.committee import CommitteeRegressor
     from tinynet_sklearn.containers import PerAtomArray
     from tinynet_sklearn.datasets import load_batio3, load_moo3
@@ -26,11 +27,15 @@ if TYPE_CHECKING:
     from tinynet_sklearn.learning_curves import LossCurveDisplay
     from tinynet_sklearn.persistence import load_model, save_model
     from tinynet_sklearn.plotting import ParityDisplay
+    from tinynet_sklearn.potential import BPNNPotential
+    from tinynet_sklearn.potential_targets import PotentialTargets
     from tinynet_sklearn.preprocessing import PerAtom
     from tinynet_sklearn.regressor import BPNNRegressor
+    from tinynet_sklearn.smooth import SmoothMomentFeaturizer
     from tinynet_sklearn.splits import time_blocks
 
 _ROOM_OF = {
+    "BPNNPotential": "potential",
     "BPNNRegressor": "regressor",
     "BondGraph": "graph",
     "CommitteeRegressor": "committee",
@@ -43,7 +48,10 @@ _ROOM_OF = {
     "ParityDisplay": "plotting",
     "PerAtom": "preprocessing",
     "PerAtomArray": "containers",
+    "PotentialTargets": "potential_targets",
     "SiteFrames": "frames",
+    "SmoothMomentFeaturizer": "smooth",
+    "TinyNetCalculator": "calculator",
     "build_bond_graph": "graph",
     "load_batio3": "datasets",
     "load_model": "persistence",
@@ -53,6 +61,7 @@ _ROOM_OF = {
 }
 
 __all__ = [
+    "BPNNPotential",
     "BPNNRegressor",
     "BondGraph",
     "CommitteeRegressor",
@@ -65,7 +74,10 @@ __all__ = [
     "ParityDisplay",
     "PerAtom",
     "PerAtomArray",
+    "PotentialTargets",
     "SiteFrames",
+    "SmoothMomentFeaturizer",
+    "TinyNetCalculator",
     "__version__",
     "build_bond_graph",
     "load_batio3",

@@ -237,6 +237,98 @@ def fill_neighbor_vectors(positions, cell, rotations, rows, atoms, cells, column
 
 
 @kernel
+def fill_neighbor_factors(positions, cell, rows, atoms, cells, columns, out):  # type: ignore[no-untyped-def]
+    """Write exp(-distance) of each neighbour to out[row, column]."""
+    factors = np.exp(-bond_lengths(positions, cell, rows, atoms, cells))
+    for m in range(rows.shape[0]):
+        out[rows[m], columns[m]] = factors[m]
+
+
+@kernel
+def pull_walk_entries(  # type: ignore[no-untyped-def]
+    bond_factors, walk_offsets, walk_bonds, walk_rows, walk_columns, walk_weights, slopes, out
+):
+    """Add to out[bond] the slope with respect to its length, from those with respect to the entries.
+
+    d(entry) / d(length) = -(passes over the bond) * entry; the arrays are those of `fill_walk_entries`,
+    ``slopes`` (n_rows, n_columns).
+    """
+    for w in range(walk_rows.shape[0]):
+        slope = slopes[walk_rows[w], walk_columns[w]]
+        if slope == 0.0:
+            continue
+        product = -walk_weights[w] * slope
+        for k in range(walk_offsets[w], walk_offsets[w + 1]):
+            product *= bond_factors[walk_bonds[k]]
+        for k in range(walk_offsets[w], walk_offsets[w + 1]):
+            out[walk_bonds[k]] += product
+
+
+@kernel
+def push_walk_entries(  # type: ignore[no-untyped-def]
+    bond_factors, walk_offsets, walk_bonds, walk_rows, walk_columns, walk_weights, rates, out
+):
+    """Add to out[row, column] the rate of each entry, from those of the bond lengths, shape (n_bonds,).
+
+    The transpose of `pull_walk_entries`.
+    """
+    for w in range(walk_rows.shape[0]):
+        product, rate = -walk_weights[w], 0.0
+        for k in range(walk_offsets[w], walk_offsets[w + 1]):
+            product *= bond_factors[walk_bonds[k]]
+            rate += rates[walk_bonds[k]]
+        out[walk_rows[w], walk_columns[w]] += product * rate
+
+
+@kernel
+def pull_lengths(positions, cell, first, last, shifts, slopes, gradient, virial):  # type: ignore[no-untyped-def]
+    """Slopes with respect to the lengths of pairs, carried on to the atoms and the strain.
+
+    Adds to ``gradient`` (n_atoms, 3) and ``virial`` (3, 3), given ``slopes`` (n_pairs,); the strain e takes a
+    pair vector d to (1 + e) d.
+    """
+    d = np.empty(3)
+    for b in range(first.shape[0]):
+        total = 0.0
+        for c in range(3):
+            d[c] = positions[last[b], c] - positions[first[b], c]
+            for k in range(3):
+                d[c] += shifts[b, k] * cell[k, c]
+            total += d[c] * d[c]
+        along = slopes[b] / np.sqrt(total)
+        for c in range(3):
+            gradient[last[b], c] += along * d[c]
+            gradient[first[b], c] -= along * d[c]
+            for k in range(3):
+                virial[c, k] += along * d[c] * d[k]
+
+
+@kernel
+def push_lengths(positions, cell, first, last, shifts, velocities, strain):  # type: ignore[no-untyped-def]
+    """Rates of the lengths of pairs, shape (n_pairs,), when atoms and strain move.
+
+    ``velocities`` (n_atoms, 3), ``strain`` (3, 3). The transpose of `pull_lengths`.
+    """
+    rates = np.empty(first.shape[0])
+    d = np.empty(3)
+    for b in range(first.shape[0]):
+        total = 0.0
+        for c in range(3):
+            d[c] = positions[last[b], c] - positions[first[b], c]
+            for k in range(3):
+                d[c] += shifts[b, k] * cell[k, c]
+            total += d[c] * d[c]
+        rate = 0.0
+        for c in range(3):
+            v = velocities[last[b], c] - velocities[first[b], c]
+            for k in range(3):
+                v += strain[c, k] * d[k]
+            rate += v * d[c]
+        rates[b] = rate / np.sqrt(total)
+    return rates
+
+
+@kernel
 def sort_entries(segments, out):  # type: ignore[no-untyped-def]
     """Sort out[row, start:stop] in descending order for each (row, start, stop)."""
     for s in range(segments.shape[0]):

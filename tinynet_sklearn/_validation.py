@@ -4,6 +4,7 @@ A message names the argument, the contract, what was received and what to do; pr
 are collected and reported once. This module imports nothing of ours.
 """
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -98,3 +99,11 @@ def real_numbers(values: ArrayLike, ndim: int | None = 2) -> NDArray[np.floating
             "Write one number per atom as a column, a.reshape(-1, 1)."
         )
     return array if array.dtype.kind == "f" else array.astype(np.float64)
+
+
+def physical_memory() -> float:
+    """Memory of this machine in bytes; infinity where it cannot be told."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE")) * float(os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):  # not POSIX: let NumPy find out
+        return float("inf")

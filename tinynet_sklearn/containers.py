@@ -12,6 +12,7 @@ values           (n_rows, k)         float    one row per atom: features, forces
 offsets          (n_structures + 1)  intp     structure ``i`` owns the rows ``offsets[i]:offsets[i + 1]``
 species          (n_rows,)           int64    atomic number of each row; 0 where the species is not known
 frames           SiteFrames or None           the coordinate frame of each row, see `tinynet_sklearn.frames`
+geometry         Geometry or None             how the columns follow the atoms, see `tinynet_sklearn.geometry`
 ===============  ==================  =======  ===========================================================
 
 Everything here is plain NumPy and immutable by convention: no method writes into an array it was given,
@@ -30,6 +31,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from tinynet_sklearn._validation import equally_wide, first_few, real_numbers
 from tinynet_sklearn.frames import FRAME_TOLERANCE, FloatArray, IntArray, SiteFrames, as_integers
+from tinynet_sklearn.geometry import Geometry
 
 __all__ = ["PerAtomArray"]
 
@@ -57,6 +59,9 @@ class PerAtomArray:
         Atomic number of each row; 0 where it is not known.
     frames : SiteFrames or None, default=None
         Frames in which the vectors among the columns are written; None for the laboratory frame.
+    geometry : Geometry or None, default=None
+        Derivatives of the columns, where an embedding has them. It stays with structures that are selected,
+        and is lost to whatever changes or joins columns.
 
     Raises
     ------
@@ -82,6 +87,7 @@ class PerAtomArray:
     offsets: IntArray
     species: IntArray
     frames: SiteFrames | None = None
+    geometry: Geometry | None = None
 
     # Operators of arrays on the left stand back, so that ``np.float64(2) * a`` reaches __rmul__ and no ufunc
     # ever runs on the bare rows.
@@ -112,6 +118,10 @@ class PerAtomArray:
                     f"frames.symmetry acts on {symmetry.n_features} columns; values has {values.shape[1]}. "
                     "Pass frames.without_symmetry() if the columns were mixed or selected."
                 )
+        if self.geometry is not None and len(self.geometry) != len(offsets) - 1:
+            raise ValueError(
+                f"geometry must hold the {len(offsets) - 1} structures of offsets; got {len(self.geometry)}."
+            )
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "offsets", offsets)
         object.__setattr__(self, "species", species)
@@ -253,7 +263,8 @@ class PerAtomArray:
         rows = slice(int(self.offsets[first]), int(self.offsets[last]))
         frames = None if self.frames is None else self.frames.take(rows)
         offsets = self.offsets[first : last + 1] - self.offsets[first]
-        return PerAtomArray(self.values[rows], offsets, self.species[rows], frames)
+        geometry = None if self.geometry is None else self.geometry[first:last]
+        return PerAtomArray(self.values[rows], offsets, self.species[rows], frames, geometry)
 
     def _gathered(self, structures: IntArray) -> PerAtomArray:
         counts = self.counts[structures]
@@ -261,7 +272,8 @@ class PerAtomArray:
         # Row r of the result sits r - offsets[i] rows into its structure i, both here and in the source.
         rows = np.arange(offsets[-1]) + np.repeat(self.offsets[structures] - offsets[:-1], counts)
         frames = None if self.frames is None else self.frames.take(rows)
-        return PerAtomArray(self.values[rows], offsets, self.species[rows], frames)
+        geometry = None if self.geometry is None else self.geometry[structures]
+        return PerAtomArray(self.values[rows], offsets, self.species[rows], frames, geometry)
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> FloatArray:
         return np.array(self.values, dtype=dtype, copy=copy)

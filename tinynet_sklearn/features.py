@@ -1,6 +1,6 @@
 """`CycleMomentFeaturizer`: structures in, the embedding L_n^(N) of every atom out."""
 
-import os
+import copy
 import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
@@ -13,11 +13,15 @@ from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from tinynet_sklearn._validation import physical_memory
 from tinynet_sklearn.containers import PerAtomArray
 from tinynet_sklearn.frames import ColumnSymmetry, SiteFrames
 from tinynet_sklearn.graph import as_bond_rule, bond_graph, check_bonds
+from tinynet_sklearn.path_geometry import PathGeometry
 from tinynet_sklearn.paths import PathSpec, atom_paths, check_size, count_paths, hop_ball
+from tinynet_sklearn.potential_targets import PotentialTargets
 from tinynet_sklearn.reference import lay_onto, mean_structure, mismatch
+from tinynet_sklearn.repetition import repeat_topology
 from tinynet_sklearn.sites import Sites, candidate_rotations, find_sites
 from tinynet_sklearn.structures import AtomicStructure, as_structures, is_structure, raise_problems
 from tinynet_sklearn.tables import PathTable, column_layout, column_symmetry, path_table
@@ -72,6 +76,9 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         Coordinates in a frame attached to the site, which turns with the crystal and is the same for all
         atoms that a rotation of the lattice makes equivalent, or in the lab frame. "site" needs
         ``order="direction"``.
+    coordinates : {"vectors", "distances"}, default="vectors"
+        What is said of a neighbour: its relative position, or ``exp(-distance)`` alone. With distances the
+        whole vector is invariant under rotations and knows its derivatives: what `BPNNPotential` needs.
     aggregate : {"sum"} or None, default=None
         "sum" replaces the list of walks by their sums per length and species sequence, both directions
         counted: summed over sequences, the diagonal of H^m with H_ij = exp(-d_ij) on bonds.
@@ -128,6 +135,7 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         "duplicates": [StrOptions({"merge", "keep"})],
         "order": [StrOptions({"direction", "value", "depth-first"})],
         "frame": [StrOptions({"site", "lab"})],
+        "coordinates": [StrOptions({"vectors", "distances"})],
         "aggregate": [StrOptions({"sum"}), None],
         "odd_walks": ["boolean"],
         "species_columns": ["boolean"],
@@ -149,6 +157,7 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         duplicates: str = "merge",
         order: str = "direction",
         frame: str = "site",
+        coordinates: str = "vectors",
         aggregate: str | None = None,
         odd_walks: bool = True,
         species_columns: bool = False,
@@ -166,6 +175,7 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         self.duplicates = duplicates
         self.order = order
         self.frame = frame
+        self.coordinates = coordinates
         self.aggregate = aggregate
         self.odd_walks = odd_walks
         self.species_columns = species_columns
@@ -227,6 +237,11 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
                 f"frame='site' needs order='direction', got order={self.order!r}: sorted entries have no "
                 "site. Use frame='lab'."
             )
+        if self.coordinates == "distances" and self.species_columns:
+            raise ValueError(
+                "species_columns=True puts atomic numbers before the vectors of neighbours, which "
+                "coordinates='distances' leaves out. Set species_columns=False."
+            )
         structures = as_structures(X)
         self.reference_ = self._reference(structures)
         graph = bond_graph(self.reference_, as_bond_rule(self.bonds))
@@ -275,7 +290,8 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         Returns
         -------
         PerAtomArray
-            One row per atom, ``n_features_out_`` columns; carries the site frames with ``frame="site"``.
+            One row per atom, ``n_features_out_`` columns; carries the site frames with ``frame="site"``, and
+            derivatives where all columns are invariant and none is sorted.
 
         Raises
         ------
@@ -289,13 +305,15 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         n_atoms = len(self.reference_)
         values = self._allocate(len(structures) * n_atoms)
         turns = np.empty((len(structures), 3, 3))
+        positions = np.empty((len(structures), n_atoms, 3))
         chunks = [slice(start, start + CHUNK) for start in range(0, len(structures), CHUNK)]
         parallel = Parallel(
             n_jobs=min(effective_n_jobs(self.n_jobs), len(chunks)), prefer="threads", return_as="generator"
         )
         done = parallel(delayed(self._chunk)(structures[chunk], chunk.start) for chunk in chunks)
-        for chunk, (rows, rotations, found) in zip(chunks, done, strict=True):
+        for chunk, (rows, laid, rotations, found) in zip(chunks, done, strict=True):
             values[chunk.start * n_atoms : chunk.start * n_atoms + len(rows)] = rows
+            positions[chunk] = laid
             turns[chunk] = rotations
             problems += found
         raise_problems("X has structures that do not share the reference's bonds", problems)
@@ -304,7 +322,36 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
             np.arange(len(structures) + 1) * n_atoms,
             np.tile(self.reference_.numbers, len(structures)),
             self._frames(turns),
+            self._geometry(X, structures, positions),
         )
+
+    def adapted_to(self, structure: Any) -> "CycleMomentFeaturizer":
+        """Return a fitted copy for a supercell of the reference, without another fit.
+
+        Parameters
+        ----------
+        structure : ase.Atoms or pymatgen Structure
+            A supercell of any shape, with its atoms in any order and periodic images; displaced by thermal
+            motion, strained by a few percent, shifted or rotated as a whole; or the cell of the reference
+            itself with its atoms in another order.
+
+        Returns
+        -------
+        CycleMomentFeaturizer
+            ``reference_``, ``table_`` and ``sites_`` have the structure's atoms; columns mean what they did.
+
+        Raises
+        ------
+        ValueError
+            If the structure is no supercell of the reference; the message names an atom without partner.
+        """
+        check_is_fitted(self)
+        (target,) = as_structures([structure], name="structure")
+        adapted = copy.copy(self)
+        adapted.reference_, adapted.table_, adapted.sites_ = repeat_topology(
+            self.reference_, self.table_, self.sites_, self._spec(), target
+        )
+        return adapted
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Readable names of the columns, such as ``L4[Ti-O-Ba-O#3]`` or ``N2[Ti:Ba#0].x``.
@@ -336,6 +383,7 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
             sort_neighbors=self.order == "value",
             neighbor_species=bool(self.species_columns),
             own_species=bool(self.species_columns),
+            distances=self.coordinates == "distances",
         )
 
     def _reference(self, structures: list[AtomicStructure]) -> AtomicStructure:
@@ -355,7 +403,7 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
     def _allocate(self, n_rows: int) -> Floats:
         itemsize = np.dtype(self.dtype).itemsize
         needed = n_rows * self.n_features_out_ * itemsize
-        available = _physical_memory()
+        available = physical_memory()
         if needed > available:
             raise MemoryError(
                 f"{n_rows} atoms times {self.n_features_out_} features need {needed / 2**30:.1f} GiB, this "
@@ -366,24 +414,38 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
 
     def _chunk(
         self, structures: list[AtomicStructure], start: int
-    ) -> tuple[Floats, NDArray[np.float64], list[str]]:
-        """Rows, rotations against the reference, and problems of some structures."""
+    ) -> tuple[Floats, NDArray[np.float64], NDArray[np.float64], list[str]]:
+        """Rows, positions and rotations as laid onto the reference, and problems of some structures."""
         n_atoms = len(self.reference_)
         graph = self.table_.graph
         rows = np.zeros((len(structures) * n_atoms, self.n_features_out_), dtype=self.dtype)
         turns = np.empty((len(structures), 3, 3))
+        laid = np.empty((len(structures), n_atoms, 3))
         problems = []
         relaxed = graph.bond_lengths(self.reference_.positions, self.reference_.cell)
         for k, structure in enumerate(structures):
-            positions, turns[k], problem = lay_onto(structure, self.reference_, graph, relaxed)
+            laid[k], turns[k], problem = lay_onto(structure, self.reference_, graph, relaxed)
             if problem is not None:
                 problems.append(f"structure {start + k}: {problem}.")
                 continue
             frames = np.broadcast_to(np.eye(3), (n_atoms, 3, 3))
             if self.frame == "site":
                 frames = self.sites_.rotations @ turns[k].T
-            self.table_.entries(positions, structure.cell, frames, rows[k * n_atoms : (k + 1) * n_atoms])
-        return rows, turns, problems
+            self.table_.entries(laid[k], structure.cell, frames, rows[k * n_atoms : (k + 1) * n_atoms])
+        return rows, laid, turns, problems
+
+    def _geometry(
+        self, X: Sequence[Any], structures: list[AtomicStructure], positions: NDArray[np.float64]
+    ) -> PathGeometry | None:
+        if not self._spec().differentiable:
+            return None
+        return PathGeometry(
+            self.table_,
+            positions,
+            np.array([structure.cell for structure in structures]),
+            bool(self.reference_.pbc.all()),
+            PotentialTargets.from_structures(X),
+        )
 
     def _frames(self, turns: NDArray[np.float64]) -> SiteFrames | None:
         if self.frame != "site":
@@ -401,10 +463,3 @@ def _check_atoms(structures: list[AtomicStructure], reference: AtomicStructure) 
         if (problem := mismatch(structure, reference)) is not None
     ]
     raise_problems("X has structures that do not share the reference's atoms", problems)
-
-
-def _physical_memory() -> float:
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE")) * float(os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, OSError, ValueError):  # not POSIX: let NumPy find out
-        return float("inf")

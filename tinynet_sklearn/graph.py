@@ -65,6 +65,11 @@ class BondGraph:
         """Number of undirected bonds per cell."""
         return len(self.first)
 
+    @property
+    def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Both ends of the undirected bonds and the cell of the second, as the kernels take pairs."""
+        return self.first, self.last, self.bond_shifts
+
     @cached_property
     def coordination(self) -> NDArray[np.int64]:
         """Number of bonds of each atom, shape (n_atoms,)."""
@@ -81,9 +86,7 @@ class BondGraph:
 
     def bond_lengths(self, positions: NDArray[np.float64], cell: NDArray[np.float64]) -> NDArray[np.float64]:
         """Lengths of the undirected bonds, Angstrom, shape (n_bonds,)."""
-        lengths: NDArray[np.float64] = _kernels.bond_lengths(
-            positions, cell, self.first, self.last, self.bond_shifts
-        )
+        lengths: NDArray[np.float64] = _kernels.bond_lengths(positions, cell, *self.pairs)
         return lengths
 
     def bond_vectors(self, positions: NDArray[np.float64], cell: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -119,7 +122,7 @@ class CutoffBonds:
         """Return the bonds of ``structure``; see `BondRule`."""
         if not _is_length(self.cutoff):
             raise ValueError(f"cutoff must be positive and finite (Angstrom), got {self.cutoff!r}.")
-        i, j, shifts, _ = _pairs_within(structure, float(self.cutoff))
+        i, j, shifts, _ = pairs_within(structure, float(self.cutoff))
         return _select(structure, i, j, shifts, np.ones(len(i), dtype=bool), self.heteroatomic)
 
 
@@ -138,7 +141,7 @@ class PairBonds:
     def directed_bonds(self, structure: AtomicStructure) -> DirectedBonds:
         """Return the bonds of ``structure``; see `BondRule`."""
         limits = self._by_number()
-        i, j, shifts, lengths = _pairs_within(structure, max(limits.values()))
+        i, j, shifts, lengths = pairs_within(structure, max(limits.values()))
         z_i, z_j = structure.numbers[i], structure.numbers[j]
         bonded = np.zeros(len(i), dtype=bool)
         for (a, b), limit in limits.items():
@@ -179,7 +182,7 @@ class NaturalBonds:
         if not _is_length(self.factor):
             raise ValueError(f"factor must be positive and finite, got {self.factor!r}.")
         radii = self.factor * covalent_radii[structure.numbers]
-        i, j, shifts, lengths = _pairs_within(structure, 2.0 * float(radii.max()))
+        i, j, shifts, lengths = pairs_within(structure, 2.0 * float(radii.max()))
         return _select(structure, i, j, shifts, lengths < radii[i] + radii[j], self.heteroatomic)
 
 
@@ -356,7 +359,7 @@ def _row_less(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.bool_]:
     return different.any(axis=1) & (a[rows, column] < b[rows, column])
 
 
-def _pairs_within(
+def pairs_within(
     structure: AtomicStructure, cutoff: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """All directed pairs closer than ``cutoff``: i, j, cell of j, distance."""

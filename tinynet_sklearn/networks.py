@@ -59,6 +59,19 @@ def _softplus(z: FloatArray) -> None:
     np.logaddexp(z, z.dtype.type(0), out=z)
 
 
+# What an activation's curvature is made from: its output a and its slope s there.
+Curvature = Callable[[FloatArray, FloatArray], FloatArray]
+
+_CURVATURES: dict[str, Curvature | None] = {
+    "tanh": lambda a, s: -2 * a * s,
+    "sigmoid": lambda a, s: (1 - 2 * a) * s,
+    "softplus": lambda a, s: (1 - s) * s,
+    "linear": None,
+}
+
+#: Activations with continuous slopes: those of which a force is made.
+SMOOTH_ACTIVATIONS = ("tanh", "sigmoid", "softplus", "linear", "identity", "logistic")
+
 # name: (activation in place, its slope from its *output* a); needing only a saves one array per layer
 _ACTIVATIONS: dict[str, tuple[Callable[[FloatArray], Any], Callable[[FloatArray], FloatArray | None]]] = {
     "tanh": (lambda z: np.tanh(z, out=z), lambda a: 1 - a * a),
@@ -171,6 +184,15 @@ class DenseStack:
             _ACTIVATIONS[name][0](a)
             outputs.append(a)
         return outputs
+
+    def slope_factors(self, outputs: Sequence[FloatArray]) -> list[FloatArray | None]:
+        """Slope of each layer's activation, from what `layer_outputs` gave; None where it is 1."""
+        return [_ACTIVATIONS[name][1](a) for name, a in zip(self.activations, outputs[1:], strict=True)]
+
+    def curvature(self, layer: int, output: FloatArray, slope: FloatArray) -> FloatArray | None:
+        """Second derivative of a layer's activation, from its output and slope; None where it is 0."""
+        function = _CURVATURES[self.activations[layer]]
+        return None if function is None else function(output, slope)
 
     def forward(self, rows: FloatArray) -> FloatArray:
         """Evaluate the network.

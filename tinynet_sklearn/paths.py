@@ -48,6 +48,7 @@ class PathSpec:
     sort_neighbors: bool = False
     neighbor_species: bool = False
     own_species: bool = False
+    distances: bool = False
 
     @property
     def lengths(self) -> range:
@@ -60,9 +61,14 @@ class PathSpec:
         return max(self.n // 2, self.N)
 
     @property
+    def differentiable(self) -> bool:
+        """Whether columns keep their meaning from frame to frame and are invariant: what energies need."""
+        return (self.distances or self.N == 0) and not (self.sort_by_value or self.sort_neighbors)
+
+    @property
     def neighbor_width(self) -> int:
-        """Columns per neighbour: x, y, z, and the atomic number before them if wanted."""
-        return 4 if self.neighbor_species else 3
+        """Columns per neighbour: x, y, z or exp(-distance), and the atomic number before them if wanted."""
+        return (1 if self.distances else 3) + self.neighbor_species
 
 
 @dataclass(frozen=True, eq=False)

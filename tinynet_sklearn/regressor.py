@@ -53,7 +53,7 @@ from tinynet_sklearn.training import (
     label_of,
     prepare_task,
 )
-from tinynet_sklearn.workers import open_files, report_divergence, train_tasks
+from tinynet_sklearn.workers import check_checkpoint, open_files, report_divergence, train_tasks
 
 __all__ = ["BPNNRegressor"]
 
@@ -380,7 +380,7 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             If y does not fit X, a number is not finite, or an option asks for what X does not carry; if a
             file in `checkpoint` does not fit; if numbers overflow before anything was learned.
         """
-        self._check_checkpoint()
+        check_checkpoint(self)
         rng = check_random_state(self.random_state)
         before = getattr(self, "n_features_in_", None)
         atoms, targets, one_dimensional = self._checked_fit_input(X, y)
@@ -508,18 +508,6 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         if "_keras_models" in state:  # rebuilt on demand from the arrays
             state = state | {"_keras_models": None}
         return state
-
-    def _check_checkpoint(self) -> None:
-        if self.resume and self.checkpoint is None:
-            raise ValueError(
-                "resume=True continues from the files in the folder checkpoint; got checkpoint=None. Name "
-                "the folder, or set resume=False."
-            )
-        if self.checkpoint is not None and not isinstance(self.random_state, Integral):
-            raise ValueError(
-                "checkpoint needs an integer as random_state, for a resumed training begins with the same "
-                f"numbers; got {self.random_state}. Pass random_state=0, or any other."
-            )
 
     def _checked_atoms(self, X: Any, reset: bool) -> PerAtomArray:
         """Bring both kinds of X into one: a plain table becomes structures of one anonymous atom."""

@@ -4,7 +4,7 @@ For a crystal that keeps its bonds all of the embedding is constant but the leng
 names, once, the bonds of every walk and the place of every entry; with h_b = exp(-d_b) per *bond*
 
     entry of a walk       = product of h_b over its hops
-    d(entry) / d(d_b)     = -(passes over bond b) * entry        (what an energy head needs)
+    d(entry) / d(d_b)     = -(passes over bond b) * entry        (`geometry`)
 
 ===================  ==============  ================================================================
 name                 shape           meaning
@@ -17,7 +17,7 @@ walk_weights         (n_walks,)      factor of the product (1, or the number of 
 neighbor_rows        (n_vectors,)    atom at the centre
 neighbor_atoms       (n_vectors,)    atom at the other end ...
 neighbor_cells       (n_vectors, 3)  ... which stands in this cell
-neighbor_columns     (n_vectors,)    first of the three columns of the vector
+neighbor_columns     (n_vectors,)    first of the three columns of the vector, or that of exp(-distance)
 walk_segments        (n, 3)          (row, start, stop): columns to be sorted by value
 neighbor_segments    (n, 3)          (row, start, stop): columns to be sorted by distance
 ===================  ==============  ================================================================
@@ -25,6 +25,7 @@ neighbor_segments    (n, 3)          (row, start, stop): columns to be sorted by
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -59,6 +60,16 @@ class ColumnLayout:
     own_species: bool
 
     @property
+    def neighbor_lead(self) -> int:
+        """Columns of a neighbour before its vector or distance: 1 with its atomic number."""
+        return int(self.neighbor_width in (2, 4))
+
+    @property
+    def neighbor_span(self) -> int:
+        """Columns of a neighbour's vector, 3, or of its distance, 1."""
+        return self.neighbor_width - self.neighbor_lead
+
+    @property
     def starts(self) -> dict[SlotClass, int]:
         """First column of each class."""
         return {slot_class: start for slot_class, start, _ in self.blocks}
@@ -69,7 +80,7 @@ class ColumnLayout:
         Where centres of different species share a column, each is named.
         """
         meanings: list[dict[str, list[str]]] = [{} for _ in range(self.n_columns)]
-        axes = (["Z"] if self.neighbor_width == 4 else []) + ["x", "y", "z"]
+        axes = [".Z"] * self.neighbor_lead + ([".x", ".y", ".z"] if self.neighbor_span == 3 else [""])
         for (centre, kind, hops, label), start, n_slots in self.blocks:
             symbols = "-".join(chemical_symbols[z] for z in label)
             if kind == "M":
@@ -83,7 +94,7 @@ class ColumnLayout:
                 what = f"{chemical_symbols[centre]}{':' if symbols else ''}{symbols}#{k}"
                 for c, axis in enumerate(axes):
                     column = start + k * self.neighbor_width + c
-                    meanings[column].setdefault(f"N{hops}[{{}}].{axis}", []).append(what)
+                    meanings[column].setdefault(f"N{hops}[{{}}]{axis}", []).append(what)
         if self.own_species:
             meanings[-1]["Z"] = []
         return [form.format("|".join(what)) for meaning in meanings for form, what in meaning.items()]
@@ -124,7 +135,7 @@ def _slots(atom: AtomPaths, spec: PathSpec, layout: ColumnLayout) -> Iterator[tu
     for slot_class, members in _members(atom, spec):
         _, kind, hops, _ = slot_class
         stride = {"L": 1, "N": layout.neighbor_width, "M": 0}[kind]
-        skip = layout.neighbor_width - 3 if kind == "N" else 0
+        skip = layout.neighbor_lead if kind == "N" else 0
         yield kind, hops, members, starts[slot_class] + skip + stride * np.arange(len(members))
 
 
@@ -171,6 +182,16 @@ class PathTable:
     walk_segments: Ints
     neighbor_segments: Ints
 
+    @property
+    def walks(self) -> tuple[Any, Any, Any, Any, Any]:
+        """The arrays of the walks, as the kernels take them."""
+        return self.walk_offsets, self.walk_bonds, self.walk_rows, self.walk_columns, self.walk_weights
+
+    @property
+    def neighbor_pairs(self) -> tuple[Any, Any, Any]:
+        """Centre, other end and its cell of all neighbours, as the kernels take pairs."""
+        return self.neighbor_rows, self.neighbor_atoms, self.neighbor_cells
+
     def entries(
         self,
         positions: NDArray[np.float64],
@@ -185,20 +206,19 @@ class PathTable:
         positions, cell : ndarray of shape (n_atoms, 3) and (3, 3)
             Angstrom; atoms in the same periodic images as in the structure the table was made from.
         rotations : ndarray of shape (n_atoms, 3, 3)
-            Applied to the neighbour vectors of each atom.
+            Applied to the neighbour vectors of each atom, where there are vectors.
         out : ndarray of shape (n_atoms, n_columns)
             Zeros; filled in place.
         """
         factors = np.exp(-self.graph.bond_lengths(positions, cell))
-        _kernels.fill_walk_entries(
-            factors, self.walk_offsets, self.walk_bonds, self.walk_rows, self.walk_columns,
-            self.walk_weights, out,
-        )  # fmt: skip
-        _kernels.fill_neighbor_vectors(
-            positions, cell, rotations, self.neighbor_rows, self.neighbor_atoms, self.neighbor_cells,
-            self.neighbor_columns, out,
-        )  # fmt: skip
-        if self.layout.neighbor_width == 4:
+        _kernels.fill_walk_entries(factors, *self.walks, out)
+        if self.layout.neighbor_span == 1:
+            _kernels.fill_neighbor_factors(positions, cell, *self.neighbor_pairs, self.neighbor_columns, out)
+        else:
+            _kernels.fill_neighbor_vectors(
+                positions, cell, rotations, *self.neighbor_pairs, self.neighbor_columns, out
+            )
+        if self.layout.neighbor_lead:
             out[self.neighbor_rows, self.neighbor_columns - 1] = self.graph.numbers[self.neighbor_atoms]
         if self.layout.own_species:
             out[:, -1] = self.graph.numbers
@@ -224,8 +244,8 @@ def path_table(
     for row, atom in enumerate(paths):
         for kind, hops, members, columns in _slots(atom, spec, layout):
             if kind == "N":
-                first = int(columns[0]) + 3 - layout.neighbor_width
-                segments["N"].append((row, first, int(columns[-1]) + 3))
+                first = int(columns[0]) - layout.neighbor_lead
+                segments["N"].append((row, first, int(columns[-1]) + layout.neighbor_span))
                 vertices = atom.neighbors[hops][members]
                 where = np.column_stack([np.full(len(members), row), atom.ball.atoms[vertices], columns])
                 vector_lists.append(np.hstack([where, atom.ball.cells[vertices]]))
@@ -237,6 +257,10 @@ def path_table(
             walk_lists.append((bonds[members], np.full(len(members), row), columns, kept))
     hops_per_walk = [np.full(len(bonds), bonds.shape[1]) for bonds, *_ in walk_lists]
     vectors = np.concatenate([np.zeros((0, 6), dtype=np.int64), *vector_lists])
+    by_value = segments["L"] if spec.sort_by_value else []
+    by_distance = segments["N"] if spec.sort_neighbors else []
+    if layout.neighbor_span == 1:  # near ones are large: one kind of sorting for both
+        by_value, by_distance = by_value + by_distance, []
     return PathTable(
         graph=graph,
         layout=layout,
@@ -249,8 +273,8 @@ def path_table(
         neighbor_atoms=vectors[:, 1].astype(np.int32),
         neighbor_cells=np.ascontiguousarray(vectors[:, 3:]),
         neighbor_columns=vectors[:, 2].astype(np.int32),
-        walk_segments=_segments(segments["L"] if spec.sort_by_value else []),
-        neighbor_segments=_segments(segments["N"] if spec.sort_neighbors else []),
+        walk_segments=_segments(by_value),
+        neighbor_segments=_segments(by_distance),
     )
 
 
@@ -290,11 +314,12 @@ def column_symmetry(
         for hops in {h for kind, h, _, _ in where if kind == "N"}:
             neighbor_ranks = ranks[atom.neighbors[hops]]
             slots = _columns_of(where, "N", hops, len(neighbor_ranks))
-            vectors.update(int(column) for column in slots)
+            if layout.neighbor_span == 3:
+                vectors.update(int(column) for column in slots)
             before = np.argsort(neighbor_ranks, kind="stable")
             for operation, image in enumerate(group.images):
                 after = np.argsort(image[neighbor_ranks], kind="stable")
-                for c in range(3 - layout.neighbor_width, 3):
+                for c in range(-layout.neighbor_lead, layout.neighbor_span):
                     columns[operation, slots[before] + c] = slots[after] + c
         gather.append(columns)
     return ColumnSymmetry(

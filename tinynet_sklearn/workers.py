@@ -6,6 +6,7 @@ import re
 import time
 import warnings
 from dataclasses import fields, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tinynet_sklearn.rows import network_keys
 from tinynet_sklearn.solvers import SOLVERS, choose_solver, why
 from tinynet_sklearn.training import AtomNetwork, Samples, Task
 
-__all__ = ["open_files", "report_divergence", "train_tasks"]
+__all__ = ["check_checkpoint", "open_file", "open_files", "report_divergence", "train_tasks"]
 
 # Options that other solvers do not look at, and what users call them.
 _ADAM_NAMES = {
@@ -89,24 +90,68 @@ def open_files(tasks: list[Task], solver: str, folder: Path, resume: bool) -> No
     ValueError
         If a file is damaged, belongs to other data or settings, or holds more iterations than are wanted.
     """
+    for task in tasks:
+        open_file(task.recorder, folder, _fingerprint(task, solver), task.options.max_iter, resume)
+
+
+def open_file(recorder: Recorder, folder: Path, prints: dict[str, str], max_iter: int, resume: bool) -> None:
+    """Give one recorder its checkpoint file and, to resume, what is in it.
+
+    Parameters
+    ----------
+    recorder : Recorder
+        Of the training.
+    folder : Path
+        Where the file is; it is created.
+    prints : dict of str to str
+        What decides the result (`checkpoint.fingerprint`).
+    max_iter : int
+        Iterations that are wanted.
+    resume : bool
+        Whether to go on from the file if it is there, rather than to replace it.
+
+    Raises
+    ------
+    NotADirectoryError
+        If `folder` is a file.
+    ValueError
+        If the file is damaged, belongs to other data or settings, or holds more iterations than are wanted.
+    """
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"checkpoint must be a folder; '{folder}' is a file. Name another place.")
     folder.mkdir(parents=True, exist_ok=True)
-    for task in tasks:
-        recorder = task.recorder
-        recorder.file = CheckpointFile(folder / file_name(recorder.label), _fingerprint(task, solver))
-        for torso in folder.glob(f".{recorder.file.path.name}.*.tmp"):  # of a process killed while writing
-            torso.unlink(missing_ok=True)
-        arrays = recorder.file.read() if resume else None
-        if arrays is None:
-            continue
-        recorder.restore(arrays)
-        if recorder.n_iter > task.options.max_iter:
-            raise ValueError(
-                f"resume=True cannot take iterations back; '{recorder.file.path}' holds {recorder.n_iter} of "
-                f"them, max_iter is {task.options.max_iter}. Raise max_iter, or set resume=False to train "
-                "all networks anew."
-            )
+    recorder.file = CheckpointFile(folder / file_name(recorder.label), prints)
+    for torso in folder.glob(f".{recorder.file.path.name}.*.tmp"):  # of a process killed while writing
+        torso.unlink(missing_ok=True)
+    arrays = recorder.file.read() if resume else None
+    if arrays is None:
+        return
+    recorder.restore(arrays)
+    if recorder.n_iter > max_iter:
+        raise ValueError(
+            f"resume=True cannot take iterations back; '{recorder.file.path}' holds {recorder.n_iter} of "
+            f"them, max_iter is {max_iter}. Raise max_iter, or set resume=False to train all networks anew."
+        )
+
+
+def check_checkpoint(settings: Any) -> None:
+    """Refuse parameters `checkpoint`, `resume` and `random_state` that do not go together.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to resume from, or no seed that a resumed training could begin with.
+    """
+    if settings.resume and settings.checkpoint is None:
+        raise ValueError(
+            "resume=True continues from the files in the folder checkpoint; got checkpoint=None. Name "
+            "the folder, or set resume=False."
+        )
+    if settings.checkpoint is not None and not isinstance(settings.random_state, Integral):
+        raise ValueError(
+            "checkpoint needs an integer as random_state, for a resumed training begins with the same "
+            f"numbers; got {settings.random_state}. Pass random_state=0, or any other."
+        )
 
 
 def report_divergence(

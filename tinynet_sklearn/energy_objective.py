@@ -1,0 +1,204 @@
+"""The loss of a potential: energies, forces and stresses in any combination, as a function of the weights.
+
+    loss = ( w_E mean((dE / N / sigma_E)^2) + w_F mean((dF / sigma_F)^2) + w_S mean((dS / sigma_S)^2) )
+           / (w_E + w_F + w_S)  +  alpha * sum of squared matrix elements
+
+over structures, force components and stress components whose reference is known; only weights of quantities
+that are there count. The sigmas are the spreads of the training data, so that without weight decay the loss
+is the fraction of their variance that is not explained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinynet_sklearn.energies import AtomicEnergies, EnergyPass, structure_blocks
+from tinynet_sklearn.frames import FloatArray, IntArray
+from tinynet_sklearn.networks import DenseStack
+from tinynet_sklearn.potential_targets import PotentialTargets
+
+__all__ = ["VOIGT", "LossWeights", "PotentialObjective", "Spreads"]
+
+#: Rows and columns of the 3 x 3 tensor behind the six components xx, yy, zz, yz, xz, xy.
+VOIGT = (np.array([0, 1, 2, 1, 0, 0]), np.array([0, 1, 2, 2, 2, 1]))
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of energies, forces and stresses in the loss, and of the squares of matrix elements."""
+
+    energy: float
+    forces: float
+    stress: float
+    alpha: float
+
+
+@dataclass(frozen=True)
+class Spreads:
+    """What errors are measured by: eV per atom, eV/Å, eV/Å^3."""
+
+    energy: float
+    forces: float
+    stress: float
+
+    @classmethod
+    def of(cls, targets: PotentialTargets, counts: IntArray, references: FloatArray) -> Spreads:
+        """Spreads of training data.
+
+        Parameters
+        ----------
+        targets : PotentialTargets
+        counts : ndarray of shape (n_structures,), int
+            Atoms of each structure.
+        references : ndarray of shape (n_structures,)
+            What is taken off the energies, eV.
+        """
+        energy = forces = stress = np.nan
+        if targets.energy is not None:
+            energy = float(np.nanstd((targets.energy - references) / counts))
+        if targets.forces is not None:
+            forces = float(np.sqrt(np.nanmean(np.square(targets.forces.values))))
+        if targets.stress is not None:
+            stress = float(np.sqrt(np.nanmean(np.nanvar(targets.stress, axis=0))))
+        # of one structure, or of equal ones: there is nothing to compare errors with
+        return cls(*(s if s > 0 and np.isfinite(s) else 1.0 for s in (energy, forces, stress)))
+
+
+class PotentialObjective:
+    """Loss and slope over some structures.
+
+    Parameters
+    ----------
+    energies : AtomicEnergies
+        The atoms, with the geometry of their features.
+    targets : PotentialTargets
+        References of the same structures; NaN where one is not known.
+    sample_weight : ndarray of shape (n_structures,)
+        Positive.
+    weights : LossWeights
+    spreads : Spreads
+    pool : Executor
+        Where blocks of structures are evaluated. The result does not depend on it.
+    """
+
+    def __init__(
+        self,
+        energies: AtomicEnergies,
+        targets: PotentialTargets,
+        sample_weight: FloatArray,
+        weights: LossWeights,
+        spreads: Spreads,
+        pool: Executor,
+    ) -> None:
+        self.energies = energies
+        self._pool = pool
+        self._alpha = weights.alpha
+        self._decays = np.concatenate(
+            [net.stack.kernel_mask() for net in energies.networks if net.stack is not None]
+        )
+        atoms = energies.atoms
+        n = len(atoms)
+        counts = atoms.counts
+        shares = [weights.energy, weights.forces, weights.stress]
+        parts = (targets.energy, targets.forces, targets.stress)
+        total = sum(share for share, part in zip(shares, parts, strict=True) if part is not None)
+        # Factors of the squares, zero where there is no reference.
+        self._energy = np.zeros(n) if targets.energy is None else np.nan_to_num(targets.energy)
+        self._energy_factor = np.zeros(n)
+        if targets.energy is not None and weights.energy:
+            known = np.isfinite(targets.energy) * sample_weight
+            per_atom = known / np.square(counts * spreads.energy)
+            self._energy_factor = weights.energy / total * per_atom / known.sum()
+        rows = np.zeros((len(atoms.values), 3))
+        self._forces, self._force_factor = rows, np.zeros_like(rows)
+        if targets.forces is not None and weights.forces:
+            values = targets.forces.values
+            known = np.isfinite(values) * sample_weight[atoms.structure_of_row][:, None]
+            self._forces = np.nan_to_num(values)
+            self._force_factor = weights.forces / total * known / known.sum() / spreads.forces**2
+        self._stress, self._stress_factor = np.zeros((n, 6)), np.zeros((n, 6))
+        if targets.stress is not None and weights.stress:
+            known = np.isfinite(targets.stress) * sample_weight[:, None]
+            self._stress = np.nan_to_num(targets.stress)
+            self._stress_factor = weights.stress / total * known / known.sum() / spreads.stress**2
+        self._needs_slopes = bool(self._force_factor.any() or self._stress_factor.any())
+
+    @property
+    def n_structures(self) -> int:
+        """Number of structures."""
+        return len(self.energies.atoms)
+
+    def error(self, flat: FloatArray) -> float:
+        """Loss without weight decay."""
+        stacks = self.energies.stacks(flat)
+        return sum(self._pool.map(lambda block: self._residuals(stacks, block)[1], self._blocks(None)))
+
+    def value(self, flat: FloatArray, structures: IntArray | None = None) -> tuple[float, FloatArray]:
+        """Loss and its slope.
+
+        Parameters
+        ----------
+        flat : ndarray of shape (n_parameters,)
+            Weights of all networks.
+        structures : ndarray of int or None, default=None
+            Over these structures alone, scaled up to the whole; None takes all.
+
+        Returns
+        -------
+        loss : float
+        slope : ndarray of shape (n_parameters,)
+        """
+        stacks = self.energies.stacks(flat)
+        decayed = self._decays * flat
+        loss, slope = self._alpha * float(decayed @ decayed), 2 * self._alpha * decayed
+        larger = 1.0 if structures is None else self.n_structures / len(structures)
+        for part, part_slope in self._pool.map(
+            lambda block: self._block(stacks, block), self._blocks(structures)
+        ):
+            loss += larger * part
+            slope += larger * part_slope
+        return loss, slope
+
+    def _blocks(self, structures: IntArray | None) -> Iterable[IntArray]:
+        chosen = np.arange(self.n_structures) if structures is None else structures
+        return structure_blocks(chosen, self.energies.atoms.counts)
+
+    def _block(self, stacks: Sequence[DenseStack], structures: IntArray) -> tuple[float, FloatArray]:
+        found, loss, by_energy, by_gradient, by_virial = self._residuals(stacks, structures)
+        shares = np.repeat(by_energy, np.diff(found.offsets))
+        rates: FloatArray = np.zeros_like(found.slopes)
+        geometry = self.energies.atoms.geometry
+        if self._needs_slopes and geometry is not None:
+            rates = geometry[structures].push(by_gradient, by_virial)
+        return loss, found.weight_slopes(rates, shares)
+
+    def _residuals(
+        self, stacks: Sequence[DenseStack], structures: IntArray
+    ) -> tuple[EnergyPass, float, FloatArray, FloatArray, FloatArray]:
+        """A pass, its loss, and the derivatives of that by energies, position gradient and virials."""
+        atoms = self.energies.atoms
+        found = self.energies.evaluate(stacks, structures)
+        residual = found.totals - self._energy[structures]
+        by_energy = self._energy_factor[structures] * residual
+        loss = float(by_energy @ residual)
+        by_gradient = np.zeros((int(found.offsets[-1]), 3))
+        by_virial = np.zeros((len(structures), 3, 3))
+        if self._needs_slopes and atoms.geometry is not None:
+            geometry = atoms.geometry[structures]
+            gradient, virials = geometry.pull(found.slopes)
+            starts = atoms.offsets[structures]
+            rows = np.arange(len(gradient)) + np.repeat(starts - found.offsets[:-1], np.diff(found.offsets))
+            wrong = gradient + self._forces[rows]
+            by_gradient = self._force_factor[rows] * wrong
+            loss += float(np.vdot(by_gradient, wrong))
+            if self._stress_factor.any():
+                volumes = geometry.volumes[:, None]
+                wrong = virials[:, *VOIGT] / volumes - self._stress[structures]
+                pulled = self._stress_factor[structures] * wrong
+                loss += float(np.vdot(pulled, wrong))
+                by_virial[:, *VOIGT] = pulled / volumes
+        return found, loss, 2 * by_energy, 2 * by_gradient, 2 * by_virial

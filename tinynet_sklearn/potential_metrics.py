@@ -1,0 +1,144 @@
+"""How far a potential is off in energies and stresses, and scorers for `BPNNPotential`.
+
+The scorers call ``predict(X, output="all")`` and go into ``GridSearchCV(scoring=...)``; errors are negated
+there, so that greater is better. With y=None they compare with the results that came with the structures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tinynet_sklearn.containers import PerAtomArray
+from tinynet_sklearn.frames import FloatArray
+from tinynet_sklearn.potential_targets import PotentialTargets, as_potential_targets
+
+__all__ = [
+    "energy_mae",
+    "energy_mae_scorer",
+    "energy_rmse",
+    "potential_force_mae_scorer",
+    "potential_force_rmse_scorer",
+    "stress_rmse",
+    "stress_rmse_scorer",
+]
+
+
+def energy_mae(y_true: PotentialTargets, y_pred: PotentialTargets) -> float:
+    """Mean absolute error of the energy per atom.
+
+    Parameters
+    ----------
+    y_true, y_pred : PotentialTargets
+        Reference and prediction of the same structures; `y_pred` needs forces, which know how many atoms
+        there are.
+
+    Returns
+    -------
+    float
+        eV per atom, over structures whose energy is known.
+
+    Raises
+    ------
+    ValueError
+        If energies are missing, or the two are of different numbers of structures.
+    """
+    return float(np.mean(np.abs(_energy_errors(y_true, y_pred))))
+
+
+def energy_rmse(y_true: PotentialTargets, y_pred: PotentialTargets) -> float:
+    """Root mean squared error of the energy per atom, eV; arguments as of `energy_mae`.
+
+    Parameters
+    ----------
+    y_true, y_pred : PotentialTargets
+        Reference and prediction.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        As `energy_mae`.
+    """
+    return float(np.sqrt(np.mean(np.square(_energy_errors(y_true, y_pred)))))
+
+
+def stress_rmse(y_true: PotentialTargets, y_pred: PotentialTargets) -> float:
+    """Root mean squared error over all known components of the stress, eV/Å^3.
+
+    Parameters
+    ----------
+    y_true, y_pred : PotentialTargets
+        Reference and prediction of the same structures.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        If stresses are missing, or the two are of different numbers of structures.
+    """
+    return float(np.sqrt(np.mean(np.square(_errors(y_true, y_pred, "stress")))))
+
+
+def _energy_errors(y_true: PotentialTargets, y_pred: PotentialTargets) -> FloatArray:
+    forces = y_pred.forces if y_pred.forces is not None else y_true.forces
+    if forces is None:
+        raise ValueError(
+            "y_true or y_pred must have forces, from which the number of atoms is known; got none. Take "
+            "y_pred from predict(X, output='all')."
+        )
+    return _errors(y_true, y_pred, "energy", forces.counts)
+
+
+def _errors(y_true: PotentialTargets, y_pred: PotentialTargets, name: str, divisor: Any = 1.0) -> FloatArray:
+    true, predicted = getattr(y_true, name), getattr(y_pred, name)
+    if true is None or predicted is None:
+        which = "y_true" if true is None else "y_pred"
+        raise ValueError(
+            f"y_true and y_pred must have {name}; {which} is {y_true if true is None else y_pred!r}."
+        )
+    if len(true) != len(predicted):
+        raise ValueError(
+            f"y_true and y_pred must be of the same structures; got {len(true)} and {len(predicted)}."
+        )
+    errors = (np.asarray(predicted) - np.asarray(true)) / divisor
+    known: FloatArray = errors[np.isfinite(errors)]
+    return known
+
+
+def _force_error(power: int) -> Callable[[PotentialTargets, PotentialTargets], float]:
+    def error(y_true: PotentialTargets, y_pred: PotentialTargets) -> float:
+        return float(np.mean(np.abs(_errors(y_true, y_pred, "forces")) ** power) ** (1 / power))
+
+    return error
+
+
+class _PotentialScorer:
+    """Negated error of a prediction of energy, forces and stress; called as scikit-learn calls scorers."""
+
+    def __init__(self, error: Callable[[PotentialTargets, PotentialTargets], float], name: str) -> None:
+        self._error = error
+        self._name = name
+
+    def __call__(self, estimator: Any, X: Any, y: Any = None) -> float:
+        predicted = estimator.predict(X, output="all")
+        if y is None and not isinstance(X, PerAtomArray):
+            y = PotentialTargets.from_structures(X)
+        return -self._error(as_potential_targets(y, predicted.forces), predicted)
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+energy_mae_scorer = _PotentialScorer(energy_mae, "energy_mae_scorer")
+stress_rmse_scorer = _PotentialScorer(stress_rmse, "stress_rmse_scorer")
+potential_force_rmse_scorer = _PotentialScorer(_force_error(2), "potential_force_rmse_scorer")
+potential_force_mae_scorer = _PotentialScorer(_force_error(1), "potential_force_mae_scorer")

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
+from tinynet_sklearn import PerAtomArray, PotentialTargets
+
 #: Where the data are looked for unless ``--data`` says otherwise.
 DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "batio3_aimd"
 
@@ -48,3 +50,32 @@ def load(root=DEFAULT_DATA):
             part["forces"].append(forces.reshape(-1, 3).astype(float))
             part["run"].append(run)
     return parts["train"], parts["test"]
+
+
+def load_potential(root=DEFAULT_DATA):
+    """Return training and test sets with ``structures``, ``run`` and ``y``: energies, forces and stresses."""
+    sets = load(root)
+    for name, part in zip(("train", "test"), sets, strict=True):
+        energies, stresses = [], []
+        for run in RUNS:
+            folder = Path(root) / run
+            energy, virial = (
+                np.concatenate([np.load(piece / f"{what}.npy") for piece in sorted(folder.glob("set.*"))])
+                for what in ("energy", "virial")
+            )
+            n_train = int(TRAIN_FRACTION * len(energy))
+            chosen = slice(None, n_train) if name == "train" else slice(n_train, None)
+            energies += [float(e) for e in energy[chosen].ravel()]
+            stresses += list(virial[chosen].reshape(-1, 3, 3))
+        volumes = np.array([atoms.get_volume() for atoms in part["structures"]])
+        stress = (
+            -np.array(stresses, dtype=float) / volumes[:, None, None]
+        )  # deepmd's virial has the other sign
+        part["y"] = PotentialTargets(
+            energy=energies,
+            forces=PerAtomArray.from_list(
+                part["forces"], species=[atoms.numbers for atoms in part["structures"]]
+            ),
+            stress=stress[:, [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]],
+        )
+    return sets

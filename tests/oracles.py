@@ -195,3 +195,46 @@ def averaged(
         for rotation, image in images(rows, symmetry, site)
     ]
     return np.mean(outputs, axis=0)
+
+
+# ---- Derivatives of a frozen topology ----------------------------------------------------------------------
+
+
+def pulled_walks(factors, offsets, bonds, rows, columns, weights, slopes) -> np.ndarray:
+    """Slopes by the lengths of bonds: the entry of each walk falls by itself for every pass over a bond."""
+    by_length = np.zeros(len(factors))
+    for w, (row, column, weight) in enumerate(zip(rows, columns, weights, strict=True)):
+        passed = bonds[offsets[w] : offsets[w + 1]]
+        for bond, passes in Counter(passed.tolist()).items():
+            by_length[bond] -= passes * weight * np.prod(factors[passed]) * slopes[row, column]
+    return by_length
+
+
+def pushed_walks(factors, offsets, bonds, rows, columns, weights, rates, shape) -> np.ndarray:
+    """Rates of the entries, from those of the lengths of bonds."""
+    by_entry = np.zeros(shape)
+    for w, (row, column, weight) in enumerate(zip(rows, columns, weights, strict=True)):
+        passed = bonds[offsets[w] : offsets[w + 1]]
+        by_entry[row, column] -= weight * np.prod(factors[passed]) * sum(rates[b] for b in passed)
+    return by_entry
+
+
+def pulled_lengths(positions, cell, first, last, shifts, slopes) -> tuple[np.ndarray, np.ndarray]:
+    """Gradient and virial, from slopes by the lengths of pairs."""
+    gradient, virial = np.zeros_like(positions), np.zeros((3, 3))
+    for a, b, shift, slope in zip(first, last, shifts, slopes, strict=True):
+        vector = positions[b] + shift @ cell - positions[a]
+        unit = vector / np.linalg.norm(vector)
+        gradient[b] += slope * unit
+        gradient[a] -= slope * unit
+        virial += slope * np.outer(unit, vector)
+    return gradient, virial
+
+
+def pushed_lengths(positions, cell, first, last, shifts, velocities, strain) -> np.ndarray:
+    """Rates of the lengths of pairs when atoms move and everything is strained."""
+    rates = []
+    for a, b, shift in zip(first, last, shifts, strict=True):
+        vector = positions[b] + shift @ cell - positions[a]
+        rates.append((velocities[b] - velocities[a] + strain @ vector) @ vector / np.linalg.norm(vector))
+    return np.array(rates)

@@ -63,7 +63,16 @@ FLOORS = [
     ],
     ["metrics", "potential_metrics", "splits"],
     ["regressor", "potential"],
-    ["committee", "plotting", "learning_curves", "datasets", "persistence", "inspection", "calculator"],
+    [
+        "committee",
+        "plotting",
+        "learning_curves",
+        "datasets",
+        "persistence",
+        "pretrained",
+        "inspection",
+        "calculator",
+    ],
     ["quickstart", "reports", "cli"],
 ]
 HEIGHT = {name: k for k, name in enumerate(name for floor in FLOORS for name in floor)}

@@ -13,7 +13,16 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from tinynet_sklearn import BPNNRegressor, LossCurveDisplay, ParityDisplay, PerAtomArray, SiteFrames
+from tinynet_sklearn import (
+    BPNNPotential,
+    BPNNRegressor,
+    CycleMomentFeaturizer,
+    LossCurveDisplay,
+    ParityDisplay,
+    PerAtomArray,
+    SiteFrames,
+    load_batio3,
+)
 from tinynet_sklearn.frames import ColumnSymmetry
 from tinynet_sklearn.plotting import COLORS, MARKERS
 
@@ -433,9 +442,20 @@ def test_other_estimators(estimator, received):
     with pytest.raises(TypeError) as error:
         LossCurveDisplay.from_estimator(estimator)
     assert str(error.value) == (
-        f"estimator must be a fitted BPNNRegressor or a Pipeline that ends with one, got {received}. "
-        "Of a search, pass best_estimator_."
+        "estimator must be a fitted BPNNRegressor or BPNNPotential, or end a Pipeline as one; got "
+        f"{received}. Of a search, pass best_estimator_."
     )
+
+
+def test_the_curve_of_a_potential():
+    data = load_batio3()
+    embedding = CycleMomentFeaturizer(n=2, N=1, bonds=data.bonds, coordinates="distances")
+    model = make_pipeline(embedding, BPNNPotential((4,), max_iter=3, solver="adam", random_state=0))
+    model.fit(data.structures[:10], data.target[:10])
+    axes = Figure().subplots()
+    display = LossCurveDisplay.from_estimator(model, ax=axes)
+    assert len(display.ax_.lines[0].get_xdata()) == 3
+    assert display.ax_.texts or display.ax_.get_legend() or display.ax_.lines[0].get_label() == "potential"
 
 
 def test_a_regressor_that_is_not_fitted():

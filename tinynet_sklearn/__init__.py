@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tinynet_sklearn.potential import BPNNPotential
     from tinynet_sklearn.potential_targets import PotentialTargets
     from tinynet_sklearn.preprocessing import PerAtom
+    from tinynet_sklearn.pretrained import load_pretrained
     from tinynet_sklearn.regressor import BPNNRegressor
     from tinynet_sklearn.smooth import SmoothMomentFeaturizer
     from tinynet_sklearn.splits import time_blocks
@@ -56,6 +57,7 @@ _ROOM_OF = {
     "load_batio3": "datasets",
     "load_model": "persistence",
     "load_moo3": "datasets",
+    "load_pretrained": "pretrained",
     "save_model": "persistence",
     "time_blocks": "splits",
 }
@@ -83,6 +85,7 @@ __all__ = [
     "load_batio3",
     "load_model",
     "load_moo3",
+    "load_pretrained",
     "save_model",
     "time_blocks",
 ]

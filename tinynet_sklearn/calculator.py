@@ -23,6 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 from tinynet_sklearn._validation import described
 from tinynet_sklearn.features import CycleMomentFeaturizer
 from tinynet_sklearn.reference import lay_onto, mismatch
+from tinynet_sklearn.smooth import SmoothMomentFeaturizer
 from tinynet_sklearn.structures import AtomicStructure, as_structures
 
 __all__ = ["TinyNetCalculator"]
@@ -44,7 +45,8 @@ class TinyNetCalculator(Calculator):  # type: ignore[misc, unused-ignore]
     Parameters
     ----------
     model : Pipeline or BPNNPotential
-        Fitted: a `CycleMomentFeaturizer` (or a FeatureUnion of such), further transformers, and a final
+        Fitted: a `CycleMomentFeaturizer` (or a FeatureUnion of such) or a `SmoothMomentFeaturizer`, further
+        transformers, and a final
         regressor of energies (``output="all"``) or forces; or a `BPNNPotential` that was fitted on
         structures. A fitted search (``GridSearchCV``) around one of these will do.
     remove_net_force : bool, default=True
@@ -190,6 +192,8 @@ class TinyNetCalculator(Calculator):  # type: ignore[misc, unused-ignore]
             for step in self._adapted:
                 features = step.transform(features)
         except ValueError as error:
+            if not any(map(_featurizers, self._adapted)):
+                raise  # no topology that could be left: the message says what is wrong
             raise ValueError(
                 f"atoms must keep the bonds and the order that they had in the first call: {error}\n"
                 "A simulation that gets there needs a smaller time step, a lower temperature or a better "
@@ -235,7 +239,7 @@ def _steps(model: Any) -> list[Any]:
             "make_pipeline(CycleMomentFeaturizer(...), BPNNPotential(...)) and fit it."
         )
     steps = [(name, step) for name, step in pipeline.steps if step is not None and step != "passthrough"]
-    if not any(_featurizers(step) for _, step in steps):
+    if not any(_featurizers(step) or isinstance(step, SmoothMomentFeaturizer) for _, step in steps):
         names = ", ".join(type(step).__name__ for _, step in steps)
         raise ValueError(
             f"model must begin with a CycleMomentFeaturizer; got a pipeline of {names}. Put the featurizer "

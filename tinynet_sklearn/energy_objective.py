@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tinynet_sklearn.containers import PerAtomArray
 from tinynet_sklearn.energies import AtomicEnergies, EnergyPass, structure_blocks
 from tinynet_sklearn.frames import FloatArray, IntArray
 from tinynet_sklearn.networks import DenseStack
@@ -58,13 +59,14 @@ class Spreads:
             What is taken off the energies, eV.
         """
         energy = forces = stress = np.nan
-        if targets.energy is not None:
+        if targets.energy is not None and np.isfinite(targets.energy).any():
             energy = float(np.nanstd((targets.energy - references) / counts))
-        if targets.forces is not None:
+        if targets.forces is not None and np.isfinite(targets.forces.values).any():
             forces = float(np.sqrt(np.nanmean(np.square(targets.forces.values))))
         if targets.stress is not None:
-            stress = float(np.sqrt(np.nanmean(np.nanvar(targets.stress, axis=0))))
-        # of one structure, or of equal ones: there is nothing to compare errors with
+            known = targets.stress[:, np.isfinite(targets.stress).any(axis=0)]
+            stress = float(np.sqrt(np.mean(np.nanvar(known, axis=0)))) if known.size else np.nan
+        # of no or one structure, or of equal ones: there is nothing to compare errors with
         return cls(*(s if s > 0 and np.isfinite(s) else 1.0 for s in (energy, forces, stress)))
 
 
@@ -103,28 +105,34 @@ class PotentialObjective:
         atoms = energies.atoms
         n = len(atoms)
         counts = atoms.counts
-        shares = [weights.energy, weights.forces, weights.stress]
-        parts = (targets.energy, targets.forces, targets.stress)
-        total = sum(share for share, part in zip(shares, parts, strict=True) if part is not None)
+        self._energy, self._energy_factor = np.zeros(n), np.zeros(n)
+        self._forces, self._force_factor = np.zeros((2, len(atoms.values), 3))
+        self._stress, self._stress_factor = np.zeros((2, n, 6))
+        known = {
+            name: np.isfinite(part) * of_each
+            for name, part, of_each in (
+                ("energy", targets.energy, sample_weight),
+                ("forces", _values(targets.forces), sample_weight[atoms.structure_of_row][:, None]),
+                ("stress", targets.stress, sample_weight[:, None]),
+            )
+            if part is not None
+        }
+        shares = {name: getattr(weights, name) for name, of_each in known.items() if of_each.any()}
         # Factors of the squares, zero where there is no reference.
-        self._energy = np.zeros(n) if targets.energy is None else np.nan_to_num(targets.energy)
-        self._energy_factor = np.zeros(n)
-        if targets.energy is not None and weights.energy:
-            known = np.isfinite(targets.energy) * sample_weight
-            per_atom = known / np.square(counts * spreads.energy)
-            self._energy_factor = weights.energy / total * per_atom / known.sum()
-        rows = np.zeros((len(atoms.values), 3))
-        self._forces, self._force_factor = rows, np.zeros_like(rows)
-        if targets.forces is not None and weights.forces:
-            values = targets.forces.values
-            known = np.isfinite(values) * sample_weight[atoms.structure_of_row][:, None]
-            self._forces = np.nan_to_num(values)
-            self._force_factor = weights.forces / total * known / known.sum() / spreads.forces**2
-        self._stress, self._stress_factor = np.zeros((n, 6)), np.zeros((n, 6))
-        if targets.stress is not None and weights.stress:
-            known = np.isfinite(targets.stress) * sample_weight[:, None]
+        factors = {
+            name: share / sum(shares.values()) * known[name] / known[name].sum()
+            for name, share in shares.items()
+            if share
+        }
+        if targets.energy is not None and "energy" in factors:
+            self._energy = np.nan_to_num(targets.energy)
+            self._energy_factor = factors["energy"] / np.square(counts * spreads.energy)
+        if targets.forces is not None and "forces" in factors:
+            self._forces = np.nan_to_num(targets.forces.values)
+            self._force_factor = factors["forces"] / spreads.forces**2
+        if targets.stress is not None and "stress" in factors:
             self._stress = np.nan_to_num(targets.stress)
-            self._stress_factor = weights.stress / total * known / known.sum() / spreads.stress**2
+            self._stress_factor = factors["stress"] / spreads.stress**2
         self._needs_slopes = bool(self._force_factor.any() or self._stress_factor.any())
 
     @property
@@ -197,8 +205,13 @@ class PotentialObjective:
             loss += float(np.vdot(by_gradient, wrong))
             if self._stress_factor.any():
                 volumes = geometry.volumes[:, None]
+                volumes = np.where(np.isfinite(volumes), volumes, 1.0)  # without a stress to compare with
                 wrong = virials[:, *VOIGT] / volumes - self._stress[structures]
                 pulled = self._stress_factor[structures] * wrong
                 loss += float(np.vdot(pulled, wrong))
                 by_virial[:, *VOIGT] = pulled / volumes
         return found, loss, 2 * by_energy, 2 * by_gradient, 2 * by_virial
+
+
+def _values(forces: PerAtomArray | None) -> FloatArray | None:
+    return None if forces is None else forces.values

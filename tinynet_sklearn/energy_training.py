@@ -219,7 +219,9 @@ def calibrated(
     shifted = []
     for number, net in enumerate(energies.networks):
         own = energies.network_of_row == number
-        if targets.energy is None:
+        if not own.any():  # of a species that a warm start finds in the networks but not in the structures
+            shift = 0.0
+        elif targets.energy is None:
             shift = -float(np.mean(per_atom[own]))
         else:
             # networks of sites and shared networks: the mean of the species whose atoms they serve

@@ -115,14 +115,19 @@ class LossCurveDisplay:
         from sklearn.pipeline import Pipeline
         from sklearn.utils.validation import check_is_fitted
 
+        from tinynet_sklearn.potential import BPNNPotential
         from tinynet_sklearn.regressor import BPNNRegressor
 
         net = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+        if isinstance(net, BPNNPotential):  # trained as one, so it has one curve
+            check_is_fitted(net)
+            history, names = {0: net.history_}, names or {0: "potential"}
+            return cls.from_history(history, names=names, x=x, scale=scale, ax=ax, line_kwargs=line_kwargs)
         if not isinstance(net, BPNNRegressor):
             received = type(net).__name__ + (" as its last step" if net is not estimator else "")
             raise TypeError(
-                f"estimator must be a fitted BPNNRegressor or a Pipeline that ends with one, got {received}. "
-                "Of a search, pass best_estimator_."
+                "estimator must be a fitted BPNNRegressor or BPNNPotential, or end a Pipeline as one; "
+                f"got {received}. Of a search, pass best_estimator_."
             )
         check_is_fitted(net)
         if names is None and net.networks == "per-site":

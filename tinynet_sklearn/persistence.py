@@ -87,7 +87,8 @@ def save_model(
     Parameters
     ----------
     estimator : BaseEstimator
-        A fitted `BPNNRegressor` or `CommitteeRegressor`, or a pipeline or search of scikit-learn around it.
+        A fitted `BPNNRegressor`, `BPNNPotential` or `CommitteeRegressor`, or a pipeline or search of
+        scikit-learn around it.
     path : str or path-like
         Where to write.
     metadata : mapping or None, default=None

@@ -41,13 +41,10 @@ from tinynet_sklearn.rows import (
     resolved_average,
 )
 from tinynet_sklearn.structures import is_structure
-from tinynet_sklearn.training import AtomNetwork
+from tinynet_sklearn.training import AtomNetwork, hidden_sizes
 from tinynet_sklearn.workers import check_checkpoint
 
 __all__ = ["BPNNPotential"]
-
-#: What a warm start cannot change.
-CONTINUED = ("networks", "activation", "hidden_layer_sizes")
 
 _OUTPUTS = ("forces", "energy", "stress", "energies", "all")
 
@@ -77,7 +74,7 @@ class BPNNPotential(RegressorMixin, BaseEstimator):
         (docs/potential.md), except for sets of very different structures.
     solver : {"auto", "adam", "lbfgs"}, default="auto"
         "adam": mini-batches of structures; "lbfgs": all structures at once, until nothing changes. "auto":
-        "lbfgs" up to 200 training structures, else "adam".
+        "lbfgs" up to 300 training structures, else "adam".
     alpha : float, default=1e-5
         Weight decay: adds ``alpha * sum(W**2)`` to the loss.
     batch_size : int or "auto", default="auto"
@@ -302,7 +299,13 @@ class BPNNPotential(RegressorMixin, BaseEstimator):
         targets = self._checked_targets(y, atoms)
         weight = check_structure_weights(sample_weight, len(atoms))
         weight = np.ones(len(atoms)) if weight is None else weight
-        used = np.flatnonzero(weight)
+        taught = targets.known_of(name for name, share in self._shares().items() if share)
+        used = np.flatnonzero((weight > 0) & taught)
+        if not len(used):
+            raise ValueError(
+                "y must hold something to learn of structures with a positive sample_weight; got NaN for all "
+                f"{np.count_nonzero(weight)} of them. Pass references of more structures."
+            )
         held_out: IntArray = np.zeros(0, dtype=np.intp)
         together = check_groups(groups, len(atoms))
         if self.early_stopping:
@@ -338,8 +341,8 @@ class BPNNPotential(RegressorMixin, BaseEstimator):
         self.history_ = recorder.history()
         self.loss_ = recorder.kept_loss
         self.n_iter_ = recorder.n_iter
-        self._fitted_with = {name: getattr(self, name) for name in (*CONTINUED, "symmetry_average")}
-        self.n_operations_ = self._energies(atoms[:1]).n_operations
+        self._fitted_with = {**self._form(), "symmetry_average": self.symmetry_average}
+        self.n_operations_ = self._energies(atoms[used[:1]]).n_operations
         return self
 
     def predict(self, X: Any, output: str = "forces") -> Any:
@@ -474,36 +477,42 @@ class BPNNPotential(RegressorMixin, BaseEstimator):
 
     def _checked_targets(self, y: Any, atoms: PerAtomArray) -> PotentialTargets:
         targets = as_potential_targets(y, atoms)
-        usable = {
-            name: getattr(targets, name)
-            for name, share in self._shares().items()
-            if share
-            and getattr(targets, name) is not None
-            and np.isfinite(np.asarray(getattr(targets, name))).any()
-        }
-        if not usable:
+        known = targets.known
+        if not any(self._shares()[name] for name in known):
             raise ValueError(
                 "y must hold something to learn; energy_weight, force_weight and stress_weight are zero for "
                 "all that it holds. Raise one, or pass more."
             )
-        if "stress" in usable and atoms.geometry is not None and np.isnan(atoms.geometry.volumes).any():
-            raise ValueError(
-                "stress needs structures that are periodic in all directions; got structures that are not. "
-                "Leave the stress out, or set stress_weight=0."
-            )
-        return PotentialTargets(**usable)
+        if "stress" in known and self.stress_weight and atoms.geometry is not None:
+            stressed = np.isfinite(known["stress"]).any(axis=1)
+            wrong = np.flatnonzero(stressed & np.isnan(atoms.geometry.volumes))
+            if len(wrong):
+                raise ValueError(
+                    "stress needs structures that are periodic in all directions; structure "
+                    f"{wrong[0]} is not. Write NaN for its stress, or set stress_weight=0."
+                )
+        return PotentialTargets(**known)  # those of weight 0, too: energies set the zero of the energy
 
     def _previous_networks(self) -> dict[int, AtomNetwork] | None:
         """Networks to continue from."""
         if not self.warm_start or not hasattr(self, "atom_networks_"):
             return None
-        changed = [name for name in CONTINUED if getattr(self, name) != self._fitted_with[name]]
+        changed = [name for name, value in self._form().items() if value != self._fitted_with[name]]
         if changed:
             raise ValueError(
                 f"warm_start=True continues networks of the same form; {', '.join(changed)} changed since "
                 "the last fit. Set warm_start=False to begin anew."
             )
         return self.atom_networks_
+
+    def _form(self) -> dict[str, Any]:
+        """What a warm start cannot change."""
+        return {
+            "networks": self.networks,
+            "activation": self.activation,
+            "hidden_layer_sizes": hidden_sizes(self.hidden_layer_sizes),
+            "number of features": self.n_features_in_,
+        }
 
     def _energies(self, atoms: PerAtomArray) -> AtomicEnergies:
         """Fitted networks on atoms, in double precision."""

@@ -43,7 +43,7 @@ def energy_mae(y_true: PotentialTargets, y_pred: PotentialTargets) -> float:
     Raises
     ------
     ValueError
-        If energies are missing, or the two are of different numbers of structures.
+        If energies are missing or all unknown, or the two are of different numbers of structures.
     """
     return float(np.mean(np.abs(_energy_errors(y_true, y_pred))))
 
@@ -83,7 +83,7 @@ def stress_rmse(y_true: PotentialTargets, y_pred: PotentialTargets) -> float:
     Raises
     ------
     ValueError
-        If stresses are missing, or the two are of different numbers of structures.
+        If stresses are missing or all unknown, or the two are of different numbers of structures.
     """
     return float(np.sqrt(np.mean(np.square(_errors(y_true, y_pred, "stress")))))
 
@@ -109,16 +109,23 @@ def _errors(y_true: PotentialTargets, y_pred: PotentialTargets, name: str, divis
         raise ValueError(
             f"y_true and y_pred must be of the same structures; got {len(true)} and {len(predicted)}."
         )
-    errors = (np.asarray(predicted) - np.asarray(true)) / divisor
-    known: FloatArray = errors[np.isfinite(errors)]
-    return known
+    known = np.isfinite(np.asarray(true))
+    if not known.any():
+        raise ValueError(
+            f"y_true must hold known {name} of at least one structure; got NaN for all {len(true)}. Score on "
+            "structures that have references."
+        )
+    errors: FloatArray = ((np.asarray(predicted) - np.asarray(true)) / divisor)[known]
+    return errors
 
 
-def _force_error(power: int) -> Callable[[PotentialTargets, PotentialTargets], float]:
-    def error(y_true: PotentialTargets, y_pred: PotentialTargets) -> float:
-        return float(np.mean(np.abs(_errors(y_true, y_pred, "forces")) ** power) ** (1 / power))
+# Named functions: scorers travel to other processes and into pickled searches.
+def _force_mae(y_true: PotentialTargets, y_pred: PotentialTargets) -> float:
+    return float(np.mean(np.abs(_errors(y_true, y_pred, "forces"))))
 
-    return error
+
+def _force_rmse(y_true: PotentialTargets, y_pred: PotentialTargets) -> float:
+    return float(np.sqrt(np.mean(np.square(_errors(y_true, y_pred, "forces")))))
 
 
 class _PotentialScorer:
@@ -140,5 +147,5 @@ class _PotentialScorer:
 
 energy_mae_scorer = _PotentialScorer(energy_mae, "energy_mae_scorer")
 stress_rmse_scorer = _PotentialScorer(stress_rmse, "stress_rmse_scorer")
-potential_force_rmse_scorer = _PotentialScorer(_force_error(2), "potential_force_rmse_scorer")
-potential_force_mae_scorer = _PotentialScorer(_force_error(1), "potential_force_mae_scorer")
+potential_force_rmse_scorer = _PotentialScorer(_force_rmse, "potential_force_rmse_scorer")
+potential_force_mae_scorer = _PotentialScorer(_force_mae, "potential_force_mae_scorer")

@@ -14,12 +14,12 @@ together; a quantity that is known of no structure is None.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from tinynet_sklearn._validation import described, first_few
 from tinynet_sklearn.containers import PerAtomArray
@@ -91,8 +91,9 @@ class PotentialTargets:
     def from_structures(cls, structures: Sequence[Any]) -> PotentialTargets | None:
         """Collect the results that came with structures; no calculator is run.
 
-        The energy is ASE's ``free_energy`` where there is one, since that is what forces are derivatives of;
-        constraints are not applied to forces.
+        Results of other positions, as of a calculator that several structures share, are left out. The energy
+        is ASE's ``free_energy`` where there is one, since that is what forces are derivatives of; constraints
+        are not applied to forces. Stresses are taken of structures with full periodicity only.
 
         Parameters
         ----------
@@ -104,9 +105,13 @@ class PotentialTargets:
         PotentialTargets or None
             None if no structure has any.
         """
-        results = [getattr(getattr(atoms, "calc", None), "results", {}) for atoms in structures]
+        results = [_results(atoms) for atoms in structures]
         energy = np.array([r.get("free_energy", r.get("energy", np.nan)) for r in results], dtype=np.float64)
-        stress = np.array([_voigt(r.get("stress")) for r in results])
+        # of slabs, wires and molecules calculators give a stress that depends on the size of the box
+        periodic = [np.all(getattr(atoms, "pbc", False)) for atoms in structures]
+        stress = np.array(
+            [_voigt(r.get("stress") if full else None) for r, full in zip(results, periodic, strict=True)]
+        )
         forces: PerAtomArray | None = None
         if any("forces" in r for r in results):
             parts = [
@@ -120,6 +125,23 @@ class PotentialTargets:
             "stress": None if np.isnan(stress).all() else stress,
         }
         return None if all(part is None for part in known.values()) else cls(**known)
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """Quantities of which at least one number is known, by name."""
+        parts = {name: part for name in _QUANTITIES if (part := getattr(self, name)) is not None}
+        return {name: part for name, part in parts.items() if np.isfinite(np.asarray(part)).any()}
+
+    def known_of(self, names: Iterable[str]) -> NDArray[np.bool_]:
+        """Whether any of these quantities is known of each structure, shape (n_structures,)."""
+        found = np.zeros(len(self), dtype=bool)
+        for name in set(names) & set(self.known):
+            numbers = np.isfinite(np.asarray(getattr(self, name)))
+            rows = numbers if numbers.ndim == 1 else numbers.any(axis=1)
+            if name == "forces" and self.forces is not None:
+                rows = np.bincount(self.forces.structure_of_row, rows, len(self)) > 0
+            found |= rows
+        return found
 
     @property
     def shape(self) -> tuple[int]:
@@ -232,6 +254,14 @@ def _checked(values: ArrayLike, name: str, ndim: int) -> FloatArray:
         )
         raise ValueError(f"{name} must have the shape {wanted}; got {array.shape}. {remedy}")
     return array
+
+
+def _results(atoms: Any) -> Mapping[str, Any]:
+    """Results of a structure's calculator, unless they are those of other positions."""
+    calculator = getattr(atoms, "calc", None)
+    results: Mapping[str, Any] = getattr(calculator, "results", None) or {}
+    changes = getattr(calculator, "check_state", None)
+    return {} if results and changes is not None and changes(atoms) else results
 
 
 def _voigt(stress: Any) -> FloatArray:

@@ -37,7 +37,7 @@ __all__ = ["Material", "TrainedPotential", "potential_keys", "report_end", "trai
 WANTED_BATCHES, LARGEST_BATCH = 40, 16
 
 # Up to so many structures, L-BFGS over all of them at once is faster to its best, and its best is better.
-FEW_STRUCTURES = 200
+FEW_STRUCTURES = 300
 
 # A Jacobian may take this fraction of the memory of the machine.
 MOST_MEMORY = 0.4
@@ -70,7 +70,7 @@ class Material:
         atoms = self.atoms[structures]
         return Material(
             replace(atoms, geometry=_cached(atoms.geometry)),
-            self.targets[structures],
+            PotentialTargets(**self.targets[structures].known),
             self.weight[structures],
             np.arange(len(structures)),
             np.zeros(0, dtype=np.intp),

@@ -23,7 +23,7 @@ def difference(function: Callable[[float], Any], step: float) -> Any:
     return (8.0 * near - far) / (12.0 * step)
 
 
-def gradient_of(energy: Callable[[list[Atoms]], np.ndarray], atoms: Atoms, step: float = 2e-3) -> np.ndarray:
+def gradient_of(energy: Callable[[list[Atoms]], np.ndarray], atoms: Atoms, step: float = 2e-4) -> np.ndarray:
     """Derivative of an energy by all positions, shape (n_atoms, 3); ``energy`` takes a list of structures."""
     axes = list(product(range(len(atoms)), range(3)))
     frames = []
@@ -34,7 +34,7 @@ def gradient_of(energy: Callable[[list[Atoms]], np.ndarray], atoms: Atoms, step:
     return _slopes(energy(frames), step).reshape(-1, 3)
 
 
-def virial_of(energy: Callable[[list[Atoms]], np.ndarray], atoms: Atoms, step: float = 5e-4) -> np.ndarray:
+def virial_of(energy: Callable[[list[Atoms]], np.ndarray], atoms: Atoms, step: float = 1e-5) -> np.ndarray:
     """Derivative of an energy by all nine components of the strain, shape (3, 3)."""
     frames = []
     for axes in product(range(3), repeat=2):

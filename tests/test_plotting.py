@@ -455,7 +455,7 @@ def test_the_curve_of_a_potential():
     axes = Figure().subplots()
     display = LossCurveDisplay.from_estimator(model, ax=axes)
     assert len(display.ax_.lines[0].get_xdata()) == 3
-    assert display.ax_.texts or display.ax_.get_legend() or display.ax_.lines[0].get_label() == "potential"
+    assert [text.get_text() for text in display.ax_.get_legend().get_texts()] == ["potential"]
 
 
 def test_a_regressor_that_is_not_fitted():

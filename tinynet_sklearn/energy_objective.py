@@ -28,6 +28,11 @@ __all__ = ["VOIGT", "LossWeights", "PotentialObjective", "Spreads"]
 VOIGT = (np.array([0, 1, 2, 1, 0, 0]), np.array([0, 1, 2, 2, 2, 1]))
 
 
+# Smaller spreads, of whichever unit, are rounding errors: of energies that composition explains, of forces at
+# rest.
+SMALLEST_SPREAD = 1e-9
+
+
 @dataclass(frozen=True)
 class LossWeights:
     """Weights of energies, forces and stresses in the loss, and of the squares of matrix elements."""
@@ -67,7 +72,7 @@ class Spreads:
             known = targets.stress[:, np.isfinite(targets.stress).any(axis=0)]
             stress = float(np.sqrt(np.mean(np.nanvar(known, axis=0)))) if known.size else np.nan
         # of no or one structure, or of equal ones: there is nothing to compare errors with
-        return cls(*(s if s > 0 and np.isfinite(s) else 1.0 for s in (energy, forces, stress)))
+        return cls(*(s if s > SMALLEST_SPREAD else 1.0 for s in (energy, forces, stress)))
 
 
 class PotentialObjective:
@@ -143,7 +148,7 @@ class PotentialObjective:
     def error(self, flat: FloatArray) -> float:
         """Loss without weight decay."""
         stacks = self.energies.stacks(flat)
-        return sum(self._pool.map(lambda block: self._residuals(stacks, block)[1], self._blocks(None)))
+        return sum(self._pool.map(lambda block: self._loss(stacks, block), self._blocks(None)))
 
     def value(self, flat: FloatArray, structures: IntArray | None = None) -> tuple[float, FloatArray]:
         """Loss and its slope.
@@ -175,14 +180,20 @@ class PotentialObjective:
         chosen = np.arange(self.n_structures) if structures is None else structures
         return structure_blocks(chosen, self.energies.atoms.counts)
 
+    # Whether overflows are told belongs to a thread; these are the pool's.
+    def _loss(self, stacks: Sequence[DenseStack], structures: IntArray) -> float:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._residuals(stacks, structures)[1]
+
     def _block(self, stacks: Sequence[DenseStack], structures: IntArray) -> tuple[float, FloatArray]:
-        found, loss, by_energy, by_gradient, by_virial = self._residuals(stacks, structures)
-        shares = np.repeat(by_energy, np.diff(found.offsets))
-        rates: FloatArray = np.zeros_like(found.slopes)
-        geometry = self.energies.atoms.geometry
-        if self._needs_slopes and geometry is not None:
-            rates = geometry[structures].push(by_gradient, by_virial)
-        return loss, found.weight_slopes(rates, shares)
+        with np.errstate(over="ignore", invalid="ignore"):
+            found, loss, by_energy, by_gradient, by_virial = self._residuals(stacks, structures)
+            shares = np.repeat(by_energy, np.diff(found.offsets))
+            rates: FloatArray = np.zeros_like(found.slopes)
+            geometry = self.energies.atoms.geometry
+            if self._needs_slopes and geometry is not None:
+                rates = geometry[structures].push(by_gradient, by_virial)
+            return loss, found.weight_slopes(rates, shares)
 
     def _residuals(
         self, stacks: Sequence[DenseStack], structures: IntArray

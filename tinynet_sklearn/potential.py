@@ -497,7 +497,8 @@ class BPNNPotential(RegressorMixin, BaseEstimator):
         """Networks to continue from."""
         if not self.warm_start or not hasattr(self, "atom_networks_"):
             return None
-        changed = [name for name, value in self._form().items() if value != self._fitted_with[name]]
+        before = self._fitted_with
+        changed = [name for name, value in self._form().items() if before.get(name, value) != value]
         if changed:
             raise ValueError(
                 f"warm_start=True continues networks of the same form; {', '.join(changed)} changed since "

@@ -23,10 +23,12 @@ from tinynet_sklearn.energy_training import (
     flat_weights,
     reference_energies,
     settled,
+    train_adam,
     with_weights,
 )
 from tinynet_sklearn.networks import SMOOTH_ACTIVATIONS
 from tinynet_sklearn.potential_training import potential_keys
+from tinynet_sklearn.recorder import Options, Recorder
 
 WEIGHTS = LossWeights(energy=0.3, forces=1.0, stress=0.2, alpha=0.01)
 
@@ -479,6 +481,26 @@ def test_calibration_without_energies_makes_means_zero(networks):
     found = everything(AtomicEnergies(atoms, nets, energies.network_of_row, 1, np.dtype(float)))
     for number in range(len(nets)):
         assert_allclose(found.energies[energies.network_of_row == number].mean(), 0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_adam_takes_the_published_steps(schedule):
+    energies = energies_of(crystal(n_frames=6))
+    objective, start = objective_of(energies), flat_weights(energies.networks)
+    options = Options(3, 0.0, 0.01, batch_size=4, learning_rate=0.02, seed=7, schedule=schedule)
+    recorder = Recorder("potential", [start], None, 0.0, False, max_iter=3)
+    train_adam(objective, None, start, options, recorder)
+    flat, mean, square, step = start.copy(), 0.0, 0.0, 0
+    for epoch in range(3):
+        order = np.random.RandomState((7, epoch)).permutation(6)
+        for batch in (order[:3], order[3:]):  # two batches of at most four structures, equally large
+            slope = objective.value(flat, np.sort(batch))[1]
+            step += 1
+            mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope**2
+            rate = 0.02 * (0.5 * (1 + np.cos(np.pi * step / 6)) if schedule == "cosine" else 1.0)
+            flat = flat - rate * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
+    assert_allclose(recorder.weights[0], flat, rtol=1e-9)
+    assert recorder.n_iter == 3
 
 
 def test_weights_come_back_from_one_vector():

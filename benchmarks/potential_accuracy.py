@@ -49,7 +49,6 @@ def rows(part, seeds):
         for seed in seeds:
             yield f"L4(2), 400 epochs, seed {seed}", cycles(), {"random_state": seed}
         yield "L4(2), 100 epochs", cycles(), {"max_iter": 100}
-        yield "L4(2), forces only", cycles(), {"energy_weight": 0, "stress_weight": 0}
     if part == "cost":
         for name, featurizer in (("L4(2)", cycles()), ("L0(2)", cycles(0)), ("L4(1)", cycles(4, 1))):
             for operations in (True, 8, False):

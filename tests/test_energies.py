@@ -508,3 +508,14 @@ def test_weights_come_back_from_one_vector():
     flat = flat_weights(energies.networks)
     assert_array_equal(flat_weights(with_weights(energies.networks, flat + 1.0)), flat + 1.0)
     assert sum(stack.n_parameters for stack in energies.stacks(flat)) == len(flat)
+
+
+def test_sums_that_hardly_vary_are_not_blown_up():
+    """A bond barely inside the cutoff of few frames must not decide how large the next one looks."""
+    atoms = mixture()
+    values = atoms.values.copy()
+    values[:, 0] = 1.0
+    values[0, 0] += 1e-4
+    (net,) = energies_of(replace(atoms, values=values), networks="shared").networks
+    scale = dict(zip(net.inputs.columns.tolist(), net.inputs.scale, strict=True))
+    assert scale[0] == 1e-3 * np.median(list(scale.values()))

@@ -33,9 +33,9 @@ __all__ = [
 FIRST_SIZE = 0.5
 
 # A sum over walks that hardly varies in the training data, as where few bonds are shorter than the cutoff, is
-# scaled as if it varied by this fraction of what the others do: blown up to unit variance, the first bond that
+# scaled as if it varied by this fraction of what the largest does: blown up to unit variance, the first bond that
 # comes a little nearer would throw the network far off.
-LEAST_SPREAD = 1e-3
+LEAST_SPREAD = 1e-4
 
 # So many structures tell how large those are.
 PROBED = 20
@@ -136,7 +136,7 @@ def first_networks(
         else:
             inputs = fit_input_scaling(atoms.values[rows], weight[rows], settings.scaler, LENGTH_RESOLUTION)
             if frames is None:  # smooth sums, of comparable size
-                least = LEAST_SPREAD * np.median(inputs.scale) if len(inputs.scale) else 0.0
+                least = LEAST_SPREAD * inputs.scale.max(initial=0.0)
                 inputs = ColumnScaling(inputs.columns, inputs.offset, np.maximum(inputs.scale, least))
         seed = np.random.RandomState(rng.randint(np.iinfo(np.int32).max))
         stack = glorot_stack((len(inputs.columns), *sizes, 1), settings.activation, seed, np.float64)

@@ -33,8 +33,8 @@ __all__ = [
 FIRST_SIZE = 0.5
 
 # A sum over walks that hardly varies in the training data, as where few bonds are shorter than the cutoff, is
-# scaled as if it varied by this fraction of what the largest does: blown up to unit variance, the first bond that
-# comes a little nearer would throw the network far off.
+# scaled as if it varied by this fraction of what the largest does: blown up to unit variance, the first bond
+# that comes a little nearer would throw the network far off.
 LEAST_SPREAD = 1e-4
 
 # So many structures tell how large those are.

@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from crystals import (
     BONDED,
@@ -1246,3 +1247,84 @@ def test_a_fit_that_fails_leaves_the_last_one_as_it_was():
     with pytest.raises(ValueError, match="hidden_layer_sizes"):
         net.fit(X, targets)
     assert_array_equal(net.predict(X).values, before)
+
+
+# ---- What a review found: each of these went wrong without a word ------------------------------------------
+
+
+def squeezed(scale):
+    """A perfect crystal with results: its forces are zero but for rounding."""
+    sites = np.array([[0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5], [0, 0, 0]]) + 0.123
+    atoms = Atoms("Cu3Au", cell=[3.75 * scale] * 3, pbc=True, scaled_positions=sites) * (2, 1, 1)
+    atoms.calc = EMT()
+    atoms.get_forces()
+    atoms.get_stress()
+    return atoms
+
+
+def moments():
+    return SmoothMomentFeaturizer(n=3, cutoff=4.0, n_pair=4, n_triangle=2)
+
+
+@pytest.mark.parametrize("force_weight", [0.0, 1.0])
+def test_forces_that_vanish_by_symmetry_do_not_set_the_scale(force_weight):
+    frames = [squeezed(scale) for scale in np.linspace(0.94, 1.06, 12)]
+    net = BPNNPotential(
+        (4,), featurizer=moments(), force_weight=force_weight, energy_weight=1.0, max_iter=200, random_state=0
+    )
+    net.fit(frames)
+    energies = np.array([atoms.get_potential_energy() for atoms in frames])
+    assert np.abs(net.predict(frames, output="energy") - energies).mean() / 8 < 0.01
+
+
+def test_one_network_for_all_species_refuses_energies_of_several_compositions():
+    frames = [squeezed(1.0), squeezed(1.0)[:7]]
+    net = BPNNPotential((4,), featurizer=moments(), networks="shared", max_iter=2, random_state=0)
+    assert message_of(ValueError, lambda: net.fit(frames, [-1.0, -2.0])) == (
+        "networks='shared' has one reference energy for all species and cannot learn energies of structures "
+        "of different composition. Use networks='per-species', or energy_weight=0."
+    )
+
+
+def test_a_warm_start_keeps_the_featurizer():
+    frames = [squeezed(scale) for scale in (0.98, 1.0, 1.02)]
+    net = BPNNPotential((4,), featurizer=moments(), warm_start=True, max_iter=3, random_state=0).fit(frames)
+    before = net.featurizer_
+    net.fit([*frames, squeezed(0.9)])  # whose shorter bonds would move the polynomials
+    assert net.featurizer_ is before
+    net.set_params(featurizer__n=2).set_params(warm_start=False).fit(frames)
+    assert net.featurizer_ is not before
+
+
+def test_a_warm_start_takes_energies_with_another_zero():
+    frames = [squeezed(scale) for scale in np.linspace(0.94, 1.06, 8)]
+    energies = np.array([atoms.get_potential_energy() for atoms in frames])
+    net = BPNNPotential((4,), featurizer=moments(), warm_start=True, max_iter=30, random_state=0)
+    loss = net.fit(frames, energies).loss_
+    assert net.set_params(max_iter=1).fit(frames, energies - 8000.0).loss_ < 1.5 * loss
+
+
+def test_a_fit_that_fails_does_not_count_features():
+    frames = [squeezed(scale) for scale in (0.98, 1.0, 1.02)]
+    small, large = (
+        SmoothMomentFeaturizer(n=n, cutoff=4.0, n_pair=3, n_triangle=2).fit_transform(frames) for n in (2, 3)
+    )
+    net = BPNNPotential((4,), max_iter=3, random_state=0).fit(small)
+    expected = net.predict(small).values
+    message_of(ValueError, lambda: net.fit(large, np.ones(2)))
+    assert_array_equal(net.predict(small).values, expected)
+
+
+def test_nothing_known_is_said_so():
+    features = moments().fit_transform([squeezed(1.0), squeezed(1.01)])
+    net = BPNNPotential((4,), max_iter=3, random_state=0)
+    unknown = np.full(2, np.nan)
+    assert message_of(ValueError, lambda: net.fit(features, unknown)) == (
+        "y must hold at least one known number; got NaN for all 2 structures. Pass energies, forces or "
+        "stresses of some of them."
+    )
+    net.fit(features)
+    assert message_of(ValueError, lambda: net.score(features, unknown)) == (
+        "y must hold at least one known number to score with; got NaN for all 2 structures. Score on "
+        "structures that have references."
+    )

@@ -128,3 +128,13 @@ def test_predictions_that_are_not_finite_are_not_passed_over():
 )
 def test_what_cannot_be_compared(error, message):
     assert message_of(ValueError, lambda: error(*pair())) == message
+
+
+def test_what_is_no_target_is_refused():
+    known = PotentialTargets(energy=np.zeros(2))
+    with pytest.raises(TypeError) as error:
+        stress_rmse({"stress": np.zeros((2, 6))}, known)
+    assert str(error.value) == (
+        "y_true must be PotentialTargets; got dict. Write PotentialTargets(energy=..., forces=..., "
+        "stress=...)."
+    )

@@ -366,3 +366,16 @@ def test_what_is_no_target(y, error, message):
 def test_features_without_derivatives_bring_no_targets():
     rows = per_atom()
     assert message_of(ValueError, lambda: as_potential_targets(None, rows)).startswith("y=None takes ")
+
+
+def test_numbers_that_are_none():
+    with pytest.raises(TypeError) as error:
+        PotentialTargets(energy="abc")
+    assert str(error.value) == "energy must hold real numbers; got str."
+
+
+def test_a_free_energy_of_none_does_not_hide_the_energy():
+    atoms = Atoms("H")
+    atoms.calc = SinglePointCalculator(atoms, energy=1.5)
+    atoms.calc.results["free_energy"] = None
+    assert PotentialTargets.from_structures([atoms]).energy.tolist() == [1.5]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -45,11 +45,15 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class Spreads:
-    """What errors are measured by: eV per atom, eV/Å, eV/Å^3."""
+    """What errors are measured by: eV per atom, eV/Å, eV/Å^3.
+
+    Those that are not in `varying` stand for quantities that are unknown, or equal in all structures.
+    """
 
     energy: float
     forces: float
     stress: float
+    varying: tuple[str, ...] = field(default=("forces", "stress", "energy"), compare=False)
 
     @classmethod
     def of(cls, targets: PotentialTargets, counts: IntArray, references: FloatArray) -> Spreads:
@@ -72,7 +76,10 @@ class Spreads:
             known = targets.stress[:, np.isfinite(targets.stress).any(axis=0)]
             stress = float(np.sqrt(np.mean(np.nanvar(known, axis=0)))) if known.size else np.nan
         # of no or one structure, or of equal ones: there is nothing to compare errors with
-        return cls(*(s if s > SMALLEST_SPREAD else 1.0 for s in (energy, forces, stress)))
+        found = {"forces": forces, "stress": stress, "energy": energy}
+        varying = tuple(name for name, spread in found.items() if spread > SMALLEST_SPREAD)
+        usable = {name: spread if name in varying else 1.0 for name, spread in found.items()}
+        return cls(**usable, varying=varying)
 
 
 class PotentialObjective:

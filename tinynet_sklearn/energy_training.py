@@ -10,7 +10,7 @@ import numpy as np
 
 from tinynet_sklearn.containers import PerAtomArray
 from tinynet_sklearn.energies import AtomicEnergies, structure_blocks
-from tinynet_sklearn.energy_objective import PotentialObjective, Spreads
+from tinynet_sklearn.energy_objective import LossWeights, PotentialObjective, Spreads
 from tinynet_sklearn.frames import FloatArray, IntArray
 from tinynet_sklearn.lbfgs import LBFGSState, run_lbfgs
 from tinynet_sklearn.networks import glorot_stack, split_flat, with_arrays
@@ -31,6 +31,12 @@ __all__ = [
 
 # New networks should give forces (or energies, or stresses) of about this fraction of the true ones.
 FIRST_SIZE = 0.5
+
+# Forces, stresses and energies of new networks below this are zero but for rounding.
+SMALLEST_SIZE = 1e-10
+
+# Scale (eV) of networks that have nothing to learn: they should not make noise.
+NO_SIZE = 1e-6
 
 # A sum over walks that hardly varies in the training data, as where few bonds are shorter than the cutoff, is
 # scaled as if it varied by this fraction of what the largest does: blown up to unit variance, the first bond
@@ -146,9 +152,11 @@ def first_networks(
 
 
 def settled(
-    energies: AtomicEnergies, targets: PotentialTargets, spreads: Spreads, rng: np.random.RandomState
+    energies: AtomicEnergies, weights: LossWeights, spreads: Spreads, rng: np.random.RandomState
 ) -> list[AtomNetwork]:
-    """Give new networks an energy scale that makes their forces, or energies, of about the true size.
+    """Give new networks an energy scale that makes their forces of about the true size.
+
+    Or their stresses or energies, where forces are not learned or vanish by symmetry.
 
     The mean output of each network is taken off its bias, so that training begins at the reference energies.
 
@@ -156,7 +164,8 @@ def settled(
     ----------
     energies : AtomicEnergies
         The training structures, with networks of energy scale 1.
-    targets : PotentialTargets
+    weights : LossWeights
+        What is learned.
     spreads : Spreads
         How large the references are.
     rng : numpy.random.RandomState
@@ -170,24 +179,28 @@ def settled(
     probed = np.sort(rng.permutation(len(atoms))[:PROBED])
     found = energies.evaluate(energies.stacks(flat_weights(energies.networks)), probed)
     counts = np.diff(found.offsets)
-    size, wanted = float(np.std(found.totals / counts)), spreads.energy
-    if geometry is not None and (targets.forces is not None or targets.stress is not None):
+    sizes = {"energy": float(np.std(found.totals / counts))}
+    if geometry is not None:
         gradient, virials = geometry[probed].pull(found.slopes)
-        size, wanted = float(np.sqrt(np.mean(gradient**2))), spreads.forces
-        if targets.forces is None:
-            stress = virials / geometry[probed].volumes[:, None, None]
-            size, wanted = float(np.sqrt(np.mean(stress**2))), spreads.stress
-    scale = FIRST_SIZE * wanted / size if size > 0 else 1.0  # features that never vary: nothing to learn
+        stress = virials / geometry[probed].volumes[:, None, None]
+        stress = stress[np.isfinite(stress)]
+        sizes["forces"] = float(np.sqrt(np.mean(gradient**2)))
+        sizes["stress"] = float(np.sqrt(np.mean(stress**2))) if stress.size else 0.0
+    scale = NO_SIZE  # where nothing varies, there is nothing to add to the reference energies
+    for name in spreads.varying:
+        if getattr(weights, name) and sizes.get(name, 0.0) > SMALLEST_SIZE:
+            scale = FIRST_SIZE * getattr(spreads, name) / sizes[name]
+            break
     rows = np.concatenate([np.arange(atoms.offsets[s], atoms.offsets[s + 1]) for s in probed])
-    settled = []
+    networks = []
     for number, net in enumerate(energies.networks):
         own = energies.network_of_row[rows] == number
-        flat = net.network.arrays
+        arrays = net.network.arrays
         if own.any():
-            flat[-1] = flat[-1] - np.mean(found.energies[own] - net.targets.offset[0])
+            arrays[-1] = arrays[-1] - np.mean(found.energies[own] - net.targets.offset[0])
         targets_scaling = ColumnScaling(np.arange(1), net.targets.offset, np.array([scale]))
-        settled.append(AtomNetwork(with_arrays(net.network, flat), net.inputs, targets_scaling))
-    return settled
+        networks.append(AtomNetwork(with_arrays(net.network, arrays), net.inputs, targets_scaling))
+    return networks
 
 
 def calibrated(

@@ -27,7 +27,7 @@ from tinynet_sklearn._validation import described, species_name
 from tinynet_sklearn.containers import PerAtomArray
 from tinynet_sklearn.energies import AtomicEnergies, structure_blocks
 from tinynet_sklearn.energy_objective import VOIGT
-from tinynet_sklearn.energy_training import ENERGY_SOLVERS, flat_weights
+from tinynet_sklearn.energy_training import ENERGY_SOLVERS, composition, flat_weights
 from tinynet_sklearn.features import CycleMomentFeaturizer
 from tinynet_sklearn.frames import IntArray
 from tinynet_sklearn.networks import SMOOTH_ACTIVATIONS
@@ -102,7 +102,8 @@ class BPNNPotential(RegressorMixin, BaseEstimator):
         a number takes the largest subgroup with at most so many. "auto": all, where the features know their
         site groups. The cost of a prediction grows with the operations.
     warm_start : bool, default=False
-        Continue from the weights and scalings of the last fit.
+        Continue from the weights, the scalings and, where structures are passed, the `featurizer_` of the
+        last fit. In a Pipeline the featurizer is fitted anew: its columns must mean what they did.
     n_jobs : int or None, default=None
         Threads. The result does not depend on it.
     random_state : int, RandomState instance or None, default=None
@@ -130,9 +131,10 @@ class BPNNPotential(RegressorMixin, BaseEstimator):
         What was learned: "energy", "forces", "stress".
     history_ : dict of str to ndarray of shape (n_iter,)
         After every iteration "loss", "time" in seconds and, with `early_stopping`, "validation". The loss is
-        the fraction of the variance that is not explained, plus the weight decay.
+        the fraction of the variance that is not explained, plus the weight decay; with "adam" the mean over
+        the batches of an epoch.
     loss_ : float
-        Training loss of the weights that were kept.
+        Training loss in the iteration whose weights were kept; with "adam" the mean over its batches.
     n_iter_ : int
         Iterations done.
     n_operations_ : int
@@ -293,8 +295,8 @@ class BPNNPotential(RegressorMixin, BaseEstimator):
         rng = check_random_state(self.random_state)
         featurizer = None
         if not isinstance(X, PerAtomArray):
-            featurizer = self._new_featurizer(X)
-            X = featurizer.fit_transform(X)
+            featurizer = self._featurizer_for(X)
+            X = featurizer.transform(X)
         atoms = self._checked_atoms(X, reset=True)
         targets = self._checked_targets(y, atoms)
         weight = check_structure_weights(sample_weight, len(atoms))
@@ -319,29 +321,35 @@ class BPNNPotential(RegressorMixin, BaseEstimator):
                 f"{', '.join(map(species_name, absent))} were drawn for validation. Pass more of them, or "
                 "another random_state."
             )
+        self._check_shared(targets, atoms)
+        previous = self._previous_networks(atoms.shape[1])
         with (
             ThreadPoolExecutor(effective_n_jobs(self.n_jobs)) as pool,
             threadpool_limits(limits=1, user_api="blas"),
             np.errstate(over="ignore", invalid="ignore"),
         ):
             trained = train_potential(
-                Material(atoms, targets, weight, train, held_out), self, self._previous_networks(), rng, pool
+                Material(atoms, targets, weight, train, held_out), self, previous, rng, pool
             )
         recorder = trained.recorder
         report_end(recorder, "potential")
+        # From here on nothing is refused: a fit that fails leaves the last one as it was.
+        references = {species_name(z): float(e) for z, e in zip(species, trained.references, strict=True)}
+        if previous is not None:  # networks of species that are not in these data stay as they were
+            species = np.union1d(getattr(self, "species_", species), species)
+            references = getattr(self, "reference_energies_", {}) | references
+        self.n_features_in_ = atoms.shape[1]
         self.featurizer_ = featurizer
         self.species_ = species
         self.atom_networks_ = trained.networks
-        self.reference_energies_ = {
-            species_name(z): float(e) for z, e in zip(species, trained.references, strict=True)
-        }
+        self.reference_energies_ = references
         self.quantities_ = tuple(
             name for name, share in self._shares().items() if share and getattr(targets, name) is not None
         )
         self.history_ = recorder.history()
         self.loss_ = recorder.kept_loss
         self.n_iter_ = recorder.n_iter
-        self._fitted_with = {**self._form(), "symmetry_average": self.symmetry_average}
+        self._fitted_with = {**self._form(atoms.shape[1]), "symmetry_average": self.symmetry_average}
         self.n_operations_ = self._energies(atoms[used[:1]]).n_operations
         return self
 
@@ -403,7 +411,9 @@ class BPNNPotential(RegressorMixin, BaseEstimator):
         return PotentialTargets(np.concatenate(totals), forces, None if np.isnan(stress).all() else stress)
 
     def score(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> float:
-        """Coefficient of determination R² of the forces, or of the energies per atom where y has no forces.
+        """Coefficient of determination R² of the forces.
+
+        Of the energies per atom where no forces are known, of the stresses where no energies are, either.
 
         Parameters
         ----------
@@ -417,29 +427,42 @@ class BPNNPotential(RegressorMixin, BaseEstimator):
         Returns
         -------
         float
+
+        Raises
+        ------
+        ValueError
+            If y does not fit X, or holds no known number.
+        TypeError
+            If X is not of the kind that `fit` was given.
         """
         check_is_fitted(self)
         if not isinstance(X, PerAtomArray) and self.featurizer_ is not None:
             X = self.featurizer_.transform(X)
         atoms = self._checked_atoms(X, reset=False)
-        targets = as_potential_targets(y, atoms)
+        known_targets = as_potential_targets(y, atoms).known
         weight = check_structure_weights(sample_weight, len(atoms))
         weight = np.ones(len(atoms)) if weight is None else weight
-        if targets.forces is not None:
-            true, predicted = targets.forces.values, self.predict(atoms).values
+        if "forces" in known_targets:
+            true, predicted = known_targets["forces"].values, self.predict(atoms).values
             weight = weight[atoms.structure_of_row]
-        elif targets.energy is not None:
-            true = (targets.energy / atoms.counts)[:, None]
+        elif "energy" in known_targets:
+            true = (known_targets["energy"] / atoms.counts)[:, None]
             predicted = (self.predict(atoms, output="energy") / atoms.counts)[:, None]
+        elif "stress" in known_targets:
+            true, predicted = known_targets["stress"], self.predict(atoms, output="stress")
         else:
-            true, predicted = np.asarray(targets.stress), self.predict(atoms, output="stress")
+            raise ValueError(
+                f"y must hold at least one known number to score with; got NaN for all {len(atoms)} "
+                "structures. Score on structures that have references."
+            )
         known = np.isfinite(true).all(axis=1)
         return float(r2_score(true[known], predicted[known], sample_weight=weight[known]))
 
     def _shares(self) -> dict[str, float]:
         return {"energy": self.energy_weight, "forces": self.force_weight, "stress": self.stress_weight}
 
-    def _new_featurizer(self, X: Any) -> Any:
+    def _featurizer_for(self, X: Any) -> Any:
+        """A fitted featurizer of structures: a new one, or that of the fit that is continued."""
         if is_structure(X):
             raise TypeError(f"X must be a list of structures; got one {type(X).__name__}. Pass [structure].")
         if not isinstance(X, Sequence) or not len(X) or not is_structure(X[0]):
@@ -447,11 +470,11 @@ class BPNNPotential(RegressorMixin, BaseEstimator):
                 "X must be features with derivatives (a PerAtomArray) or a list of structures; got "
                 f"{described(X)}."
             )
-        return (
-            CycleMomentFeaturizer(coordinates="distances")
-            if self.featurizer is None
-            else clone(self.featurizer)
-        )
+        form = CycleMomentFeaturizer(coordinates="distances") if self.featurizer is None else self.featurizer
+        before = getattr(self, "featurizer_", None)
+        if self.warm_start and type(before) is type(form) and repr(before) == repr(form):
+            return before  # fitted anew, its columns might mean something else
+        return clone(form).fit(X)
 
     def _checked_atoms(self, X: Any, reset: bool) -> PerAtomArray:
         if not isinstance(X, PerAtomArray) or X.geometry is None:
@@ -463,9 +486,9 @@ class BPNNPotential(RegressorMixin, BaseEstimator):
             )
         if len(X.values) == 0:
             raise ValueError(f"X must hold at least one atom; got {len(X)} structures with 0 atoms.")
-        validate_data(self, X, reset=reset, skip_check_array=True)
         check_finite(X, "X")
         if not reset:
+            validate_data(self, X, reset=False, skip_check_array=True)
             unseen = [species_name(z) for z in np.setdiff1d(X.species, self.species_)]
             if unseen:
                 raise ValueError(
@@ -478,6 +501,11 @@ class BPNNPotential(RegressorMixin, BaseEstimator):
     def _checked_targets(self, y: Any, atoms: PerAtomArray) -> PotentialTargets:
         targets = as_potential_targets(y, atoms)
         known = targets.known
+        if not known:
+            raise ValueError(
+                f"y must hold at least one known number; got NaN for all {len(atoms)} structures. Pass "
+                "energies, forces or stresses of some of them."
+            )
         if not any(self._shares()[name] for name in known):
             raise ValueError(
                 "y must hold something to learn; energy_weight, force_weight and stress_weight are zero for "
@@ -493,12 +521,23 @@ class BPNNPotential(RegressorMixin, BaseEstimator):
                 )
         return PotentialTargets(**known)  # those of weight 0, too: energies set the zero of the energy
 
-    def _previous_networks(self) -> dict[int, AtomNetwork] | None:
+    def _check_shared(self, targets: PotentialTargets, atoms: PerAtomArray) -> None:
+        """One network for all species has one reference energy: refuse what would need several."""
+        if self.networks != "shared" or targets.energy is None or not self.energy_weight:
+            return
+        shares = composition(atoms, np.unique(atoms.species)) / atoms.counts[:, None]
+        if np.ptp(shares, axis=0).max() > 0:
+            raise ValueError(
+                "networks='shared' has one reference energy for all species and cannot learn energies of "
+                "structures of different composition. Use networks='per-species', or energy_weight=0."
+            )
+
+    def _previous_networks(self, n_features: int) -> dict[int, AtomNetwork] | None:
         """Networks to continue from."""
         if not self.warm_start or not hasattr(self, "atom_networks_"):
             return None
         before = self._fitted_with
-        changed = [name for name, value in self._form().items() if before.get(name, value) != value]
+        changed = [name for name, value in self._form(n_features).items() if before.get(name, value) != value]
         if changed:
             raise ValueError(
                 f"warm_start=True continues networks of the same form; {', '.join(changed)} changed since "
@@ -506,13 +545,13 @@ class BPNNPotential(RegressorMixin, BaseEstimator):
             )
         return self.atom_networks_
 
-    def _form(self) -> dict[str, Any]:
+    def _form(self, n_features: int) -> dict[str, Any]:
         """What a warm start cannot change."""
         return {
             "networks": self.networks,
             "activation": self.activation,
             "hidden_layer_sizes": hidden_sizes(self.hidden_layer_sizes),
-            "number of features": self.n_features_in_,
+            "number of features": n_features,
         }
 
     def _energies(self, atoms: PerAtomArray) -> AtomicEnergies:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tinynet_sklearn._validation import described
 from tinynet_sklearn.containers import PerAtomArray
 from tinynet_sklearn.frames import FloatArray
 from tinynet_sklearn.potential_targets import PotentialTargets, as_potential_targets
@@ -89,7 +90,9 @@ def stress_rmse(y_true: PotentialTargets, y_pred: PotentialTargets) -> float:
 
 
 def _energy_errors(y_true: PotentialTargets, y_pred: PotentialTargets) -> FloatArray:
-    forces = y_pred.forces if y_pred.forces is not None else y_true.forces
+    forces = getattr(y_pred, "forces", None)
+    if forces is None:
+        forces = getattr(y_true, "forces", None)
     if forces is None:
         raise ValueError(
             "y_true or y_pred must have forces, from which the number of atoms is known; got none. Take "
@@ -99,6 +102,12 @@ def _energy_errors(y_true: PotentialTargets, y_pred: PotentialTargets) -> FloatA
 
 
 def _errors(y_true: PotentialTargets, y_pred: PotentialTargets, name: str, divisor: Any = 1.0) -> FloatArray:
+    for which, given in (("y_true", y_true), ("y_pred", y_pred)):
+        if not isinstance(given, PotentialTargets):
+            raise TypeError(
+                f"{which} must be PotentialTargets; got {described(given)}. Write "
+                "PotentialTargets(energy=..., forces=..., stress=...)."
+            )
     true, predicted = getattr(y_true, name), getattr(y_pred, name)
     if true is None or predicted is None:
         which = "y_true" if true is None else "y_pred"
@@ -128,6 +137,14 @@ def _force_rmse(y_true: PotentialTargets, y_pred: PotentialTargets) -> float:
     return float(np.sqrt(np.mean(np.square(_errors(y_true, y_pred, "forces")))))
 
 
+def _stored(X: Any) -> PotentialTargets | None:
+    """Results that came with structures, or with the features made of them."""
+    if not isinstance(X, PerAtomArray):
+        return PotentialTargets.from_structures(X)
+    stored: PotentialTargets | None = None if X.geometry is None else X.geometry.targets
+    return stored
+
+
 class _PotentialScorer:
     """Negated error of a prediction of energy, forces and stress; called as scikit-learn calls scorers."""
 
@@ -137,8 +154,8 @@ class _PotentialScorer:
 
     def __call__(self, estimator: Any, X: Any, y: Any = None) -> float:
         predicted = estimator.predict(X, output="all")
-        if y is None and not isinstance(X, PerAtomArray):
-            y = PotentialTargets.from_structures(X)
+        if y is None:
+            y = _stored(X)
         return -self._error(as_potential_targets(y, predicted.forces), predicted)
 
     def __repr__(self) -> str:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,7 @@ class PotentialTargets:
             None if no structure has any.
         """
         results = [_results(atoms) for atoms in structures]
-        energy = np.array([r.get("free_energy", r.get("energy", np.nan)) for r in results], dtype=np.float64)
+        energy = np.array([_energy(r) for r in results], dtype=np.float64)
         # of slabs, wires and molecules calculators give a stress that depends on the size of the box
         periodic = [np.all(getattr(atoms, "pbc", False)) for atoms in structures]
         stress = np.array(
@@ -238,13 +239,16 @@ def _of_mapping(y: Mapping[str, Any], X: PerAtomArray) -> PotentialTargets:
 
 def _numbers_per_structure(y: Any) -> FloatArray | None:
     """Energies, if that is what `y` is."""
-    if isinstance(y, list | tuple) and y and all(np.ndim(part) == 0 for part in y):
+    if isinstance(y, list | tuple) and y and all(isinstance(part, Real) for part in y):
         return np.asarray(y, dtype=np.float64)
     return y if isinstance(y, np.ndarray) and y.ndim == 1 and y.dtype.kind in "fiu" else None
 
 
 def _checked(values: ArrayLike, name: str, ndim: int) -> FloatArray:
-    array = np.asarray(values, dtype=np.float64)
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must hold real numbers; got {described(values)}.") from error
     wanted = "(n_structures,)" if ndim == 1 else "(n_structures, 6)"
     if array.ndim != ndim or (ndim == 2 and array.shape[1] != 6):
         remedy = (
@@ -258,10 +262,16 @@ def _checked(values: ArrayLike, name: str, ndim: int) -> FloatArray:
 
 def _results(atoms: Any) -> Mapping[str, Any]:
     """Results of a structure's calculator, unless they are those of other positions."""
-    calculator = getattr(atoms, "calc", None)
+    # pymatgen's objects have a calc of their own kind
+    calculator = getattr(atoms, "calc", None) if hasattr(atoms, "get_positions") else None
     results: Mapping[str, Any] = getattr(calculator, "results", None) or {}
     changes = getattr(calculator, "check_state", None)
     return {} if results and changes is not None and changes(atoms) else results
+
+
+def _energy(results: Mapping[str, Any]) -> float:
+    known = (results.get(name) for name in ("free_energy", "energy"))
+    return next((float(value) for value in known if value is not None), np.nan)
 
 
 def _voigt(stress: Any) -> FloatArray:

@@ -156,11 +156,13 @@ def train_potential(
         atoms.structure_of_row, weights=of_atoms, minlength=len(atoms)
     ).astype(np.float64)
     spreads = Spreads.of(targets, atoms.counts, taken_off)
-    if previous is None:
-        members = settled(energies_of(atoms, members, "float64"), targets, spreads, draw)
     weights = LossWeights(
         settings.energy_weight, settings.force_weight, settings.stress_weight, settings.alpha
     )
+    if previous is None:
+        members = settled(energies_of(atoms, members, "float64"), weights, spreads, draw)
+    else:  # whose energies may have had another zero
+        members = calibrated(energies_of(atoms, members, "float64"), targets, species, weight)
     energies = energies_of(atoms, members, settings.dtype)
     objective = PotentialObjective(energies, targets, weight, weights, spreads, pool)
     validation = None
@@ -272,9 +274,14 @@ def _prints(
     material: Material, settings: Any, solver: str, options: Options, spreads: Spreads, flat: FloatArray
 ) -> dict[str, str]:
     """What decides the result, under the names by which users know it."""
-    names = ["alpha", "energy_weight", "force_weight", "stress_weight", "dtype", "symmetry_average",
-             "early_stopping", "n_iter_no_change", "networks"]  # fmt: skip
-    parts: dict[str, Any] = {name: getattr(settings, name) for name in names} | {"solver": solver}
+    names = [
+        "activation", "alpha", "dtype", "early_stopping", "energy_weight", "force_weight", "n_iter_no_change",
+        "networks", "scaler", "stress_weight", "symmetry_average", "tol",
+    ]  # fmt: skip
+    parts: dict[str, Any] = {name: getattr(settings, name) for name in names} | {
+        "solver": solver,
+        "hidden_layer_sizes": str(hidden_sizes(settings.hidden_layer_sizes)),
+    }
     if solver == "adam":
         parts |= {
             "batch_size": options.batch_size,

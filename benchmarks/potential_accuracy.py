@@ -19,7 +19,9 @@ from tinynet_sklearn import (
     BPNNPotential,
     BPNNRegressor,
     CycleMomentFeaturizer,
+    PotentialTargets,
     SmoothMomentFeaturizer,
+    load_model,
     save_model,
 )
 from tinynet_sklearn.checkpoint import file_name, write_atomically
@@ -95,6 +97,24 @@ def measured(model, test):
     return {name: float(value) for name, value in errors.items()}
 
 
+class Mean:
+    """Mean of several potentials, which is the gradient of an energy as each of them is."""
+
+    def __init__(self, models):
+        self.models = models
+
+    def predict(self, structures, output):
+        found = [model.predict(structures, output=output) for model in self.models]
+        forces = found[0].forces.with_values(np.mean([f.forces.values for f in found], axis=0))
+        return PotentialTargets(
+            np.mean([f.energy for f in found], axis=0), forces, np.mean([f.stress for f in found], axis=0)
+        )
+
+
+def model_file(arguments, key):
+    return arguments.models / f"{file_name(key)[:-4]}.tinynet"
+
+
 def microseconds(model, structure):
     """Time of ``predict(features, output="all")`` per atom, median of 20 calls."""
     features = model[0].transform([structure])
@@ -126,7 +146,7 @@ def main():
     def save(key, model):
         if arguments.models is not None:
             arguments.models.mkdir(parents=True, exist_ok=True)
-            save_model(model, arguments.models / f"{file_name(key)[:-4]}.tinynet")
+            save_model(model, model_file(arguments, key))
 
     for part in arguments.parts.split(","):
         print(f"\n{part}\n" + "\n".join(PEERS.get(part, [])), flush=True)
@@ -145,6 +165,15 @@ def main():
                 save(key, model)
                 keep(key, entry)
             print(name, *(f"{k} {v:.4g}" for k, v in results[key].items()), sep="  ", flush=True)
+        if part == "aimd" and arguments.models is not None:
+            seeds = [f"aimd: L4(2), 400 epochs, seed {s}" for s in arguments.seeds.split(",")]
+            key = f"aimd: L4(2), mean of seeds {arguments.seeds}"
+            if key not in results:
+                sets = sets or load(part, arguments.data)
+                keep(
+                    key, measured(Mean([load_model(model_file(arguments, seed)) for seed in seeds]), sets[1])
+                )
+            print(key, *(f"{k} {v:.4g}" for k, v in results[key].items()), sep="  ", flush=True)
         if part == "aimd" and arguments.direct:
             key = "aimd: direct mode, L4(2), 400 iterations"
             if key not in results:

@@ -104,6 +104,7 @@ class Mean:
         self.models = models
 
     def predict(self, structures, output):
+        """Energies, forces and stresses, averaged over the models."""
         found = [model.predict(structures, output=output) for model in self.models]
         forces = found[0].forces.with_values(np.mean([f.forces.values for f in found], axis=0))
         return PotentialTargets(

@@ -11,6 +11,7 @@ import pytest
 from ase import Atoms, units
 from ase.build import bulk, make_supercell
 from ase.calculators.calculator import PropertyNotImplementedError
+from ase.calculators.emt import EMT
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import Trajectory, read
@@ -34,6 +35,7 @@ from tinynet_sklearn import (
     PerAtom,
     PerAtomArray,
     PotentialTargets,
+    SmoothMomentFeaturizer,
     TinyNetCalculator,
     load_batio3,
     load_moo3,
@@ -441,3 +443,32 @@ def test_atoms_that_leave_their_bonds(morse):
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         atoms.get_forces()
+
+
+def test_a_pipeline_as_featurizer_runs_in_supercells():
+    data = load_batio3()
+    embedding = CycleMomentFeaturizer(n=2, N=1, bonds=data.bonds, coordinates="distances")
+    net = BPNNPotential((4,), featurizer=make_pipeline(embedding), max_iter=3, random_state=0)
+    net.fit(data.structures[:8], data.target[:8])
+    cell = data.structures[0].copy()
+    double = cell * (1, 2, 1)
+    cell.calc, double.calc = TinyNetCalculator(net), TinyNetCalculator(net)
+    assert_allclose(double.get_potential_energy(), 2 * cell.get_potential_energy())
+
+
+def test_a_smooth_pipeline():
+    frames = [bulk("Cu", cubic=True) for _ in range(4)]
+    for seed, atoms in enumerate(frames):
+        atoms.rattle(0.05, seed=seed)
+        atoms.calc = EMT()
+        atoms.get_forces()
+    net = BPNNPotential((4,), max_iter=3, random_state=0)
+    model = make_pipeline(SmoothMomentFeaturizer(n=2, cutoff=4.0, n_pair=4), net).fit(frames)
+    atoms = frames[0].copy()
+    atoms.calc = TinyNetCalculator(model)
+    assert_allclose(atoms.get_forces(), model.predict([atoms])[0])
+    close = atoms.copy()
+    close.positions[1] = close.positions[0] + [0.0, 0.0, 1e-4]
+    close.calc = TinyNetCalculator(model)
+    with pytest.raises(ValueError, match=r"^structures have no smooth moments"):
+        close.get_forces()

@@ -232,7 +232,8 @@ def _steps(model: Any) -> list[Any]:
     pipeline = getattr(model, "best_estimator_", model)
     inside = getattr(pipeline, "featurizer_", None)
     if inside is not None:
-        return [inside, pipeline]
+        before = [step for _, step in inside.steps] if isinstance(inside, Pipeline) else [inside]
+        return [*before, pipeline]
     if not isinstance(pipeline, Pipeline):
         raise TypeError(
             f"model must be fitted on structures; got {described(model)} without featurizer. Use "

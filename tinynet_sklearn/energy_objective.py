@@ -19,6 +19,7 @@ import numpy as np
 from tinynet_sklearn.containers import PerAtomArray
 from tinynet_sklearn.energies import AtomicEnergies, EnergyPass, structure_blocks
 from tinynet_sklearn.frames import FloatArray, IntArray
+from tinynet_sklearn.geometry import Geometry
 from tinynet_sklearn.networks import DenseStack
 from tinynet_sklearn.potential_targets import PotentialTargets
 
@@ -80,6 +81,18 @@ class Spreads:
         varying = tuple(name for name, spread in found.items() if spread > SMALLEST_SPREAD)
         usable = {name: spread if name in varying else 1.0 for name, spread in found.items()}
         return cls(**usable, varying=varying)
+
+
+@dataclass(frozen=True, eq=False)
+class _Residuals:
+    """A pass, its loss, and the derivatives of that by energies, position gradient and virials."""
+
+    found: EnergyPass
+    loss: float
+    geometry: Geometry | None
+    by_energy: FloatArray
+    by_gradient: FloatArray
+    by_virial: FloatArray
 
 
 class PotentialObjective:
@@ -190,22 +203,18 @@ class PotentialObjective:
     # Whether overflows are told belongs to a thread; these are the pool's.
     def _loss(self, stacks: Sequence[DenseStack], structures: IntArray) -> float:
         with np.errstate(over="ignore", invalid="ignore"):
-            return self._residuals(stacks, structures)[1]
+            return self._residuals(stacks, structures).loss
 
     def _block(self, stacks: Sequence[DenseStack], structures: IntArray) -> tuple[float, FloatArray]:
         with np.errstate(over="ignore", invalid="ignore"):
-            found, loss, by_energy, by_gradient, by_virial = self._residuals(stacks, structures)
-            shares = np.repeat(by_energy, np.diff(found.offsets))
+            wrong = self._residuals(stacks, structures)
+            found = wrong.found
             rates: FloatArray = np.zeros_like(found.slopes)
-            geometry = self.energies.atoms.geometry
-            if self._needs_slopes and geometry is not None:
-                rates = geometry[structures].push(by_gradient, by_virial)
-            return loss, found.weight_slopes(rates, shares)
+            if wrong.geometry is not None:
+                rates = wrong.geometry.push(wrong.by_gradient, wrong.by_virial)
+            return wrong.loss, found.weight_slopes(rates, np.repeat(wrong.by_energy, np.diff(found.offsets)))
 
-    def _residuals(
-        self, stacks: Sequence[DenseStack], structures: IntArray
-    ) -> tuple[EnergyPass, float, FloatArray, FloatArray, FloatArray]:
-        """A pass, its loss, and the derivatives of that by energies, position gradient and virials."""
+    def _residuals(self, stacks: Sequence[DenseStack], structures: IntArray) -> _Residuals:
         atoms = self.energies.atoms
         found = self.energies.evaluate(stacks, structures)
         residual = found.totals - self._energy[structures]
@@ -213,6 +222,7 @@ class PotentialObjective:
         loss = float(by_energy @ residual)
         by_gradient = np.zeros((int(found.offsets[-1]), 3))
         by_virial = np.zeros((len(structures), 3, 3))
+        geometry = None
         if self._needs_slopes and atoms.geometry is not None:
             geometry = atoms.geometry[structures]
             gradient, virials = geometry.pull(found.slopes)
@@ -228,7 +238,7 @@ class PotentialObjective:
                 pulled = self._stress_factor[structures] * wrong
                 loss += float(np.vdot(pulled, wrong))
                 by_virial[:, *VOIGT] = pulled / volumes
-        return found, loss, 2 * by_energy, 2 * by_gradient, 2 * by_virial
+        return _Residuals(found, loss, geometry, 2 * by_energy, 2 * by_gradient, 2 * by_virial)
 
 
 def _values(forces: PerAtomArray | None) -> FloatArray | None:

@@ -307,7 +307,7 @@ def test_files_of_another_format(tmp_path):
 # ---------------------------------------------------------------- killed and interrupted for real
 
 SCRIPT = """
-import json, sys, warnings
+import json, signal, sys, warnings
 import numpy as np
 from tinynet_sklearn import BPNNRegressor, PerAtomArray, recorder
 
@@ -327,6 +327,8 @@ def fitted(**settings):
     }
 
 if __name__ == "__main__":
+    # where the tests run in the background, shells tell their children to ignore Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     recorder.SAVE_INTERVAL = float(sys.argv[1])
     print("\\n" + json.dumps(fitted(**json.loads(sys.argv[2]))))
 """

@@ -1292,8 +1292,9 @@ def test_a_warm_start_keeps_the_featurizer():
     before = net.featurizer_
     net.fit([*frames, squeezed(0.9)])  # whose shorter bonds would move the polynomials
     assert net.featurizer_ is before
-    net.set_params(featurizer__n=2).set_params(warm_start=False).fit(frames)
+    net.set_params(featurizer__decay=0.31).fit(frames)  # another embedding of as many columns
     assert net.featurizer_ is not before
+    assert net.featurizer_.moments_.decay == 0.31
 
 
 def test_a_warm_start_takes_energies_with_another_zero():

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -110,9 +111,7 @@ class AtomicEnergies:
         stacks, start = [], 0
         flat = np.asarray(flat, dtype=self.dtype)
         for net in self.networks:
-            form = net.stack
-            if form is None:  # cannot be: the potential makes dense networks only
-                raise TypeError("energies need dense networks.")
+            form = cast(DenseStack, net.stack)  # potentials are made of dense networks only
             stacks.append(form.with_flat(flat[start : start + form.n_parameters]))
             start += form.n_parameters
         return stacks

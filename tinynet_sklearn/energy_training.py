@@ -22,6 +22,7 @@ from tinynet_sklearn.training import LENGTH_RESOLUTION, AtomNetwork
 __all__ = [
     "ENERGY_SOLVERS",
     "calibrated",
+    "composition",
     "first_networks",
     "flat_weights",
     "reference_energies",

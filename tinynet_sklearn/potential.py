@@ -13,8 +13,8 @@ from numbers import Integral, Real
 from os import PathLike
 from typing import Any, ClassVar
 
+import joblib
 import numpy as np
-from joblib import effective_n_jobs
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, RegressorMixin, _fit_context, clone
 from sklearn.metrics import r2_score
@@ -324,7 +324,7 @@ class BPNNPotential(RegressorMixin, BaseEstimator):
         self._check_shared(targets, atoms)
         previous = self._previous_networks(atoms.shape[1])
         with (
-            ThreadPoolExecutor(effective_n_jobs(self.n_jobs)) as pool,
+            ThreadPoolExecutor(joblib.effective_n_jobs(self.n_jobs)) as pool,
             threadpool_limits(limits=1, user_api="blas"),
             np.errstate(over="ignore", invalid="ignore"),
         ):
@@ -374,6 +374,8 @@ class BPNNPotential(RegressorMixin, BaseEstimator):
         ------
         ValueError
             If X holds a species that `fit` has not seen, or `output` is none of the above.
+        TypeError
+            If X is not of the kind that `fit` was given, or its features have no derivatives.
         """
         check_is_fitted(self)
         if output not in _OUTPUTS:
@@ -472,7 +474,8 @@ class BPNNPotential(RegressorMixin, BaseEstimator):
             )
         form = CycleMomentFeaturizer(coordinates="distances") if self.featurizer is None else self.featurizer
         before = getattr(self, "featurizer_", None)
-        if self.warm_start and type(before) is type(form) and repr(before) == repr(form):
+        # hashes: a repr leaves out most of a long list, and the positions of a reference structure
+        if self.warm_start and before is not None and joblib.hash(clone(before)) == joblib.hash(clone(form)):
             return before  # fitted anew, its columns might mean something else
         return clone(form).fit(X)
 

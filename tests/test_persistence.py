@@ -123,6 +123,35 @@ def test_a_given_reference_structure_comes_back(tmp_path):
     assert_array_equal(again.transform([crystal]).values, embed.transform([crystal]).values)
 
 
+def test_training_ranges_come_back(net, atoms, saved):
+    rows = np.concatenate([atoms[0].values, 3 * atoms[0].values])
+    again = load_model(saved)
+    for species, before in net.atom_networks_.items():
+        after = again.atom_networks_[species].inputs
+        assert_array_equal(after.low, before.inputs.low)
+        assert_array_equal(after.high, before.inputs.high)
+        assert_array_equal(after.outside(rows), before.inputs.outside(rows))
+        assert 0 < after.outside(rows).mean() < 1
+
+
+def test_files_from_before_training_ranges(net, atoms, saved):
+    """Version 0.5 knew columns, offset and scale alone."""
+    for network in net.atom_networks_.values():
+        for scaling in (network.inputs, network.targets):
+            object.__delattr__(scaling, "low")
+            object.__delattr__(scaling, "high")
+    save_model(net, saved)
+    with ZipFile(saved) as archive:
+        assert '"low"' not in archive.read("schema.json").decode()
+    again = load_model(saved)
+    assert_array_equal(again.predict(atoms[0]).values, net.predict(atoms[0]).values)
+    for network in again.atom_networks_.values():
+        assert network.inputs.limits() is None
+        assert not network.inputs.outside(1e9 * atoms[0].values).any()
+    again.set_params(warm_start=True).fit(*atoms)  # what it saw before remains unknown
+    assert all(network.inputs.limits() is None for network in again.atom_networks_.values())
+
+
 def test_pipeline_with_wrapped_transformer_comes_back(atoms, tmp_path):
     X, y = atoms
     pipe = make_pipeline(PerAtom(StandardScaler()), BPNNRegressor((3,), max_iter=3, random_state=0)).fit(X, y)

@@ -7,7 +7,15 @@ from oracles import images
 from site_rows import CASES, site_rows
 
 from tinynet_sklearn.frames import ColumnSymmetry
-from tinynet_sklearn.scaling import fit_input_scaling, fit_symmetric_scaling, fit_target_scaling
+from tinynet_sklearn.scaling import (
+    CONSTANT_WIDTH,
+    MARGIN,
+    ColumnScaling,
+    fit_input_scaling,
+    fit_symmetric_scaling,
+    fit_target_scaling,
+    training_range,
+)
 
 NO_GROUPS = ColumnSymmetry((np.arange(4)[None],), (np.eye(3)[None],), np.empty((0, 3), int))
 
@@ -148,3 +156,103 @@ def test_targets_that_turn_keep_their_zero(rng):
     weight = rng.randint(1, 4, 40)
     weighted = fit_target_scaling(targets, weight.astype(float), "standard", isotropic=False, centered=False)
     assert_allclose(weighted.scale, np.sqrt(np.square(targets.repeat(weight, axis=0)).mean(axis=0)))
+
+
+# ---------------------------------------------------------------- training ranges
+
+
+@pytest.mark.parametrize("how", ["standard", "minmax", None])
+def test_ranges_of_plain_columns(rng, how):
+    values = rng.randn(30, 4) * [1, 10, 0.1, 3] + [0, 5, 100, -2]
+    values[:, 2] = 7.0
+    scaling = fit_input_scaling(values, None, how)
+    assert_array_equal(scaling.columns, [0, 1, 3])
+    low, high = values.min(axis=0), values.max(axis=0)
+    low[2], high[2] = 7 * (1 - CONSTANT_WIDTH / 2), 7 * (1 + CONSTANT_WIDTH / 2)
+    assert_allclose(scaling.low, low, rtol=1e-15)
+    assert_allclose(scaling.high, high, rtol=1e-15)
+    lower, upper = scaling.limits()
+    assert_allclose(lower, low - MARGIN * (high - low), rtol=1e-15)
+    assert_allclose(upper, high + MARGIN * (high - low), rtol=1e-15)
+    assert not scaling.outside(values).any()
+    assert_array_equal(scaling.outside(np.array([lower, upper, (low + high) / 2])), False)
+
+
+def test_what_is_outside(rng):
+    values = rng.uniform(-1, 1, (200, 3)) * [1, 0, 1] + [0, 4, 50]
+    scaling = fit_input_scaling(values, None, "standard")
+    typical = np.array([0.0, 4, 50])
+    rows = typical + np.array(
+        [[0, 0, 0], [1.3, 0, 0], [0, 0, -1.3], [0, 1e-9, 0], [0, 0.1, 0], [np.nan, 0, 0], [0, np.inf, 0]]
+    )
+    assert_array_equal(scaling.outside(rows), [False, True, True, False, True, True, True])
+    assert scaling.outside(rows[:0]).shape == (0,)
+
+
+def test_a_slot_that_was_empty_stays_empty():
+    """Slots without a neighbour hold zeros: there is no size that a tolerance could be a fraction of."""
+    values = np.column_stack([np.arange(5.0), np.zeros(5)])
+    scaling = fit_input_scaling(values, None, "standard")
+    assert_array_equal(scaling.outside(np.array([[2.0, 0.0], [2.0, 1e-300]])), [False, True])
+
+
+def test_small_components_are_measured_by_the_vector():
+    values = np.array([[0.0, 1e-12, 2.0], [0.0, -1e-12, 2.1]])
+    scaling = fit_input_scaling(values, None, "standard", 1e-6, np.array([[0, 1, 2]]))
+    assert_array_equal(scaling.columns, [2])
+    found = scaling.outside(np.array([[1e-4, -1e-4, 2.05], [0.1, 0, 2.05]]))
+    assert_array_equal(found, [False, True])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_ranges_are_those_of_all_images(case):
+    rows = site_rows(case, "standard")
+    explicit, _ = all_images(rows, np.ones(len(rows.values)))
+    low, high = explicit.min(axis=0), explicit.max(axis=0)
+    size = np.maximum(np.abs(low), np.abs(high))
+    for vector in rows.symmetry.vector_columns:
+        size[vector] = np.sqrt(np.square(size[vector]).sum())
+    wide = high - low >= CONSTANT_WIDTH * size
+    assert_allclose(rows.inputs.low[wide], low[wide], atol=1e-13)
+    assert_allclose(rows.inputs.high[wide], high[wide], atol=1e-13)
+    assert_allclose((rows.inputs.low + rows.inputs.high)[~wide], (low + high)[~wide], atol=1e-13)
+    assert_allclose((rows.inputs.high - rows.inputs.low)[~wide], CONSTANT_WIDTH * size[~wide], atol=1e-13)
+    assert not rows.inputs.outside(rows.values).any()
+    assert not rows.inputs.outside(explicit).any()
+
+
+def test_images_extrapolate_together(rng):
+    rows = site_rows("perovskite O", "standard")
+    strange = rows.values[:6] + 0.1 * rng.randn(6, rows.values.shape[1])
+    strange[::2] = rows.values[:6:2]
+    for _, image in images(strange, rows.symmetry, rows.classes[0]):
+        assert_array_equal(rows.inputs.outside(image), [False, True] * 3)
+
+
+def test_columns_that_operations_exchange_share_their_range():
+    rows = site_rows("BaTiO3 Ti", "standard")
+    scalars = np.setdiff1d(np.arange(rows.symmetry.n_features), rows.symmetry.vector_columns)
+    for orbit in orbits_of(rows.symmetry, rows.classes):
+        if set(orbit) <= set(scalars):
+            assert len(set(rows.inputs.low[orbit])) == len(set(rows.inputs.high[orbit])) == 1
+    of_vectors = rows.symmetry.vector_columns
+    assert_allclose(rows.inputs.low[of_vectors].min(), -rows.inputs.high[of_vectors].max(), rtol=1e-12)
+
+
+def test_ranges_grow_with_what_is_seen(rng):
+    first, more = rng.randn(20, 3), 2 * rng.randn(20, 3)
+    scaling = fit_input_scaling(first, None, "standard")
+    grown = scaling.seen(*training_range(more))
+    both = np.concatenate([first, more])
+    assert_array_equal(grown.low, both.min(axis=0))
+    assert_array_equal(grown.high, both.max(axis=0))
+    for name in ("columns", "offset", "scale"):
+        assert getattr(grown, name) is getattr(scaling, name)
+
+
+def test_unknown_ranges():
+    scaling = ColumnScaling(np.arange(2), np.zeros(2), np.ones(2))
+    assert scaling.limits() is None
+    assert_array_equal(scaling.outside(np.full((3, 2), 1e9)), [False] * 3)
+    assert scaling.seen(np.zeros(2), np.ones(2)) is scaling
+    assert fit_target_scaling(np.eye(3), None, "standard", True).limits() is None

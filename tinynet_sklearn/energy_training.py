@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,12 @@ from tinynet_sklearn.lbfgs import LBFGSState, run_lbfgs
 from tinynet_sklearn.networks import glorot_stack, split_flat, with_arrays
 from tinynet_sklearn.potential_targets import PotentialTargets
 from tinynet_sklearn.recorder import Options, Recorder
-from tinynet_sklearn.scaling import ColumnScaling, fit_input_scaling, fit_symmetric_scaling
+from tinynet_sklearn.scaling import (
+    ColumnScaling,
+    fit_input_scaling,
+    fit_symmetric_scaling,
+    training_range,
+)
 from tinynet_sklearn.training import LENGTH_RESOLUTION, AtomNetwork
 
 __all__ = [
@@ -27,6 +33,7 @@ __all__ = [
     "flat_weights",
     "reference_energies",
     "settled",
+    "shown",
     "with_weights",
 ]
 
@@ -144,11 +151,41 @@ def first_networks(
             inputs = fit_input_scaling(atoms.values[rows], weight[rows], settings.scaler, LENGTH_RESOLUTION)
             if frames is None:  # smooth sums, of comparable size
                 least = LEAST_SPREAD * inputs.scale.max(initial=0.0)
-                inputs = ColumnScaling(inputs.columns, inputs.offset, np.maximum(inputs.scale, least))
+                inputs = replace(inputs, scale=np.maximum(inputs.scale, least))
         seed = np.random.RandomState(rng.randint(np.iinfo(np.int32).max))
         stack = glorot_stack((len(inputs.columns), *sizes, 1), settings.activation, seed, np.float64)
         output = ColumnScaling(np.arange(1), np.array([offsets[int(key)]]), np.ones(1))
         found[int(key)] = AtomNetwork(stack, inputs, output)
+    return found
+
+
+def shown(
+    networks: dict[int, AtomNetwork], atoms: PerAtomArray, keys: IntArray, averages: bool
+) -> dict[int, AtomNetwork]:
+    """Networks of a warm start, whose training ranges now hold further structures, too.
+
+    Parameters
+    ----------
+    networks : dict of int to AtomNetwork
+    atoms : PerAtomArray
+        Features of the further structures.
+    keys : ndarray of shape (n_rows,), int
+        Which network an atom belongs to.
+    averages : bool
+        Whether networks are averaged over site groups.
+
+    Returns
+    -------
+    dict of int to AtomNetwork
+    """
+    found = dict(networks)
+    for key in np.intersect1d(keys, list(networks)):
+        rows, net = np.flatnonzero(keys == key), networks[int(key)]
+        sites, symmetry = None, None
+        if averages and atoms.frames is not None:
+            sites, symmetry = atoms.frames.sites[rows], atoms.frames.symmetry
+        ranges = training_range(atoms.values[rows], sites, symmetry)
+        found[int(key)] = replace(net, inputs=net.inputs.seen(*ranges))
     return found
 
 

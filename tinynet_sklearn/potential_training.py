@@ -22,6 +22,7 @@ from tinynet_sklearn.energy_training import (
     flat_weights,
     reference_energies,
     settled,
+    shown,
     with_weights,
 )
 from tinynet_sklearn.frames import FloatArray, IntArray
@@ -145,6 +146,8 @@ def train_potential(
             "warm_start=True continues the networks of the last fit; X holds atoms of others (key "
             f"{strangers[0]}). Set warm_start=False to begin anew."
         )
+    if previous is not None:
+        networks = shown(networks, atoms, keys, most > 1)
     labels = np.array(sorted(networks))
     members = [networks[int(label)] for label in labels]
 

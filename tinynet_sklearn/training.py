@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
@@ -30,6 +30,7 @@ from tinynet_sklearn.scaling import (
     fit_symmetric_scaling,
     fit_target_scaling,
     row_blocks,
+    training_range,
 )
 from tinynet_sklearn.solvers import BATCHED_SOLVERS
 
@@ -262,6 +263,8 @@ def prepare_task(
             start = _new_network(species, inputs, targets, weight, samples, settings, draw)
         _check_scale("X", values, start.inputs, label)
         _check_scale("y", targets, start.targets, label)
+    else:
+        start = replace(start, inputs=start.inputs.seen(*_seen_range(samples, values, site)))
     actions = samples.actions(classes, start.inputs)
 
     def training_set(
@@ -332,6 +335,14 @@ def _input_scaling(
         return fit_symmetric_scaling(values, weight, site, frames.symmetry, how, LENGTH_RESOLUTION)
     vectors = None if frames.symmetry is None else frames.symmetry.vector_columns
     return fit_input_scaling(values, weight, how, LENGTH_RESOLUTION, vectors)
+
+
+def _seen_range(samples: Samples, values: FloatArray, site: IntArray) -> tuple[FloatArray, FloatArray]:
+    frames = samples.atoms.frames
+    symmetry = None if frames is None else frames.symmetry
+    vectors = None if symmetry is None else symmetry.vector_columns
+    with np.errstate(over="ignore", invalid="ignore"):
+        return training_range(values, site, symmetry if samples.averages else None, vectors)
 
 
 def _new_network(

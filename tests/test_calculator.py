@@ -152,9 +152,13 @@ def test_a_learned_potential(inside):
     frame = data.structures[50].copy()
     frame.calc = TinyNetCalculator(model)
     predicted = model.predict([frame], output="all")
-    assert frame.get_potential_energy() == predicted.energy[0]
-    assert_array_equal(frame.get_forces(), predicted.forces[0])
-    assert_array_equal(frame.get_stress(), predicted.stress[0])
+    assert_allclose(frame.get_potential_energy(), predicted.energy[0], rtol=1e-14)
+    assert_allclose(frame.get_forces(), predicted.forces[0], atol=1e-13)
+    assert_allclose(frame.get_stress(), predicted.stress[0], atol=1e-15)
+    energies = model.predict([frame], output="energies").values[:, 0]
+    assert_allclose(frame.get_potential_energies(), energies, rtol=1e-13)
+    assert frame.calc.compiled
+    assert not frame.calc.results["extrapolating"].any()
     atoms = frame * (1, 1, 2)
     atoms.calc = TinyNetCalculator(model)
     assert_allclose(atoms.get_potential_energy(), 2 * predicted.energy[0], rtol=1e-12)
@@ -237,15 +241,15 @@ def test_the_topology_stays_while_the_crystal_does(morse):
     atoms = copper() * 2
     calculator = atoms.calc = TinyNetCalculator(morse)
     atoms.get_forces()
-    laid_out = calculator._adapted
+    laid_out = calculator._engine
     atoms.positions += 0.01
     atoms.get_forces()
-    assert calculator._adapted is laid_out
+    assert calculator._engine is laid_out
     atoms.set_cell(1.02 * atoms.cell.array, scale_atoms=True)  # as a barostat would
     atoms.get_forces()
-    assert calculator._adapted is laid_out
+    assert calculator._engine is laid_out
     calculator.get_forces(atoms * (1, 1, 2))
-    assert calculator._adapted is not laid_out
+    assert calculator._engine is not laid_out
 
 
 def test_parameters(direct):
@@ -263,11 +267,17 @@ def test_parameters(direct):
     net.append(abs(calculator.get_forces(atoms).sum(axis=0)).max())
     assert net[0] < 1e-12 < 1e-3 < net[1]
     message = (
-        "parameters must be among remove_net_force, warn; got cutoff. A calculator keeps its model: make "
-        "another one for another model."
+        "parameters must be among topology, precision, on_extrapolation, n_threads, remove_net_force, warn; "
+        "got cutoff. A calculator keeps its model: make another one for another model."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         calculator.set(cutoff=3.0)
+    message = "precision must be one of 'double', 'single'; got 'half'."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        calculator.set(precision="half")
+    double = calculator.get_forces(atoms)
+    calculator.set(precision="single")
+    assert 0 < abs(calculator.get_forces(atoms) - double).max() < 1e-5
 
 
 # ---- Direct forces -----------------------------------------------------------------------------------------
@@ -278,7 +288,7 @@ def test_direct_forces_are_those_of_the_pipeline(direct):
     calculator = quiet(direct, remove_net_force=False)
     assert calculator.mode == "direct"
     assert calculator.implemented_properties == ["forces"]
-    assert_array_equal(calculator.get_forces(atoms), direct.predict([atoms])[0])
+    assert_allclose(calculator.get_forces(atoms), direct.predict([atoms])[0], atol=1e-12)
 
 
 def test_direct_forces_on_a_supercell(direct):
@@ -395,7 +405,7 @@ def test_models_that_cannot_be_used(model, kind, message):
         TinyNetCalculator(model)
 
 
-def test_densities_of_states_are_no_forces():
+def test_densities_of_states():
     data = load_moo3()
     densities = [np.ones((len(atoms), 7)) * np.arange(7) for atoms in data.structures[:6]]
     model = make_pipeline(
@@ -405,12 +415,38 @@ def test_densities_of_states_are_no_forces():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.fit(data.structures[:6], densities)
+    atoms = data.structures[20]
+    calculator = TinyNetCalculator(model, on_extrapolation="ignore")  # silent: these are no forces that could be used in the wrong way
+    assert calculator.implemented_properties == ["ldos"]
+    assert_allclose(calculator.get_property("ldos", atoms), model.predict([atoms])[0], atol=1e-12)
     message = (
-        "model must predict forces, 3 numbers for each atom; got one that predicts 7, such as a density of "
-        "states. Fit one on forces; model.predict([atoms]) gives other targets."
+        "forces is not available: the model predicts 7 numbers for each atom, such as a density of states; "
+        "they are the property 'ldos'."
     )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        TinyNetCalculator(model)
+    with pytest.raises(PropertyNotImplementedError, match=f"^{re.escape(message)}$"):
+        calculator.get_forces(atoms)
+
+
+@pytest.mark.parametrize("how", ["warn", "raise", "ignore"])
+def test_extrapolation(direct, how):
+    atoms = load_batio3().structures[0].copy()
+    calculator = quiet(direct, on_extrapolation=how)
+    calculator.get_forces(atoms)  # it was trained on this one
+    assert not calculator.results["extrapolating"].any()
+    atoms.positions[3, 0] += 0.9
+    said = "atoms are in surroundings that the model was not trained on, the first one being atom "
+    if how == "raise":
+        with pytest.raises(ValueError, match=said):
+            calculator.get_forces(atoms)
+        return
+    if how == "warn":
+        with pytest.warns(UserWarning, match=said):
+            calculator.get_forces(atoms)
+    calculator.get_forces(atoms)
+    atoms.positions[3, 0] += 0.01
+    calculator.get_forces(atoms)  # once is enough
+    assert calculator.results["extrapolating"][3]
+    assert not calculator.results["extrapolating"].all()
 
 
 def test_structures_of_another_crystal(morse):

@@ -12,6 +12,7 @@ from tinynet_sklearn._version import __version__
 if TYPE_CHECKING:
     from tinynet_sklearn.calculator import TinyNetCalculator
     from tinynet_sklearn.committee import CommitteeRegressor
+    from tinynet_sklearn.compiled import CompiledModel
     from tinynet_sklearn.containers import PerAtomArray
     from tinynet_sklearn.datasets import load_batio3, load_moo3
     from tinynet_sklearn.features import CycleMomentFeaturizer
@@ -40,6 +41,7 @@ _ROOM_OF = {
     "BPNNRegressor": "regressor",
     "BondGraph": "graph",
     "CommitteeRegressor": "committee",
+    "CompiledModel": "compiled",
     "CutoffBonds": "graph",
     "CycleMomentFeaturizer": "features",
     "LossCurveDisplay": "learning_curves",
@@ -67,6 +69,7 @@ __all__ = [
     "BPNNRegressor",
     "BondGraph",
     "CommitteeRegressor",
+    "CompiledModel",
     "CutoffBonds",
     "CycleMomentFeaturizer",
     "LossCurveDisplay",

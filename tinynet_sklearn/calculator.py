@@ -1,14 +1,15 @@
 """`TinyNetCalculator`: a fitted pipeline as a calculator of ASE, for dynamics, relaxations and phonons.
 
-Two kinds of models exist. One with an energy (``predict(features, output="all")``) gives the energy and, by
-the chain rule, its gradient: forces and stress that belong together. A *direct* one predicts forces as such;
-they may be accurate, but are the gradient of nothing.
+Two kinds of models exist. One with an energy (`BPNNPotential`) gives the energy and, by the chain rule, its
+gradient: forces and stress that belong together. A *direct* one predicts forces as such; they may be
+accurate, but are the gradient of nothing.
+
+What is computed, and how fast, is decided by the *engine* behind it: `CompiledModel` for crystals that keep
+their bonds, `SmoothEngine` for smooth moments, `PipelineEngine` for everything else.
 """
 
 from __future__ import annotations
 
-import copy
-import inspect
 import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -16,15 +17,13 @@ from typing import Any, ClassVar
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
-from sklearn.exceptions import NotFittedError
-from sklearn.pipeline import FeatureUnion, Pipeline
-from sklearn.utils.validation import check_is_fitted
 
-from tinynet_sklearn._validation import described
-from tinynet_sklearn.features import CycleMomentFeaturizer
-from tinynet_sklearn.reference import lay_onto, mismatch
-from tinynet_sklearn.smooth import SmoothMomentFeaturizer
-from tinynet_sklearn.structures import AtomicStructure, as_structures
+from tinynet_sklearn.compiled import CompiledModel, why_not_compiled
+from tinynet_sklearn.evaluation import Evaluation, featurizers, fitted_steps
+from tinynet_sklearn.frames import IntArray
+from tinynet_sklearn.pipelines import PipelineEngine, predicts_energy
+from tinynet_sklearn.potential import BPNNPotential
+from tinynet_sklearn.structures import as_structures
 
 __all__ = ["TinyNetCalculator"]
 
@@ -33,6 +32,16 @@ NO_ENERGY = (
     "the model predicts forces alone, which are not the gradient of an energy; fit one with an energy "
     "(BPNNPotential), or use ASE's dynamics with logfile=None and a thermostat, which need forces alone"
 )
+
+#: What models with an energy predict.
+WITH_ENERGY = ("energy", "free_energy", "energies", "forces", "stress")
+
+#: Values of parameters that are words.
+CHOICES = {
+    "topology": ("checked", "frozen"),
+    "precision": ("double", "single"),
+    "on_extrapolation": ("warn", "raise", "ignore"),
+}
 
 
 class TinyNetCalculator(Calculator):  # type: ignore[misc, unused-ignore]
@@ -46,38 +55,53 @@ class TinyNetCalculator(Calculator):  # type: ignore[misc, unused-ignore]
     ----------
     model : Pipeline or BPNNPotential
         Fitted: a `CycleMomentFeaturizer` (or a FeatureUnion of such) or a `SmoothMomentFeaturizer`, further
-        transformers, and a final
-        regressor of energies (``output="all"``) or forces; or a `BPNNPotential` that was fitted on
-        structures. A fitted search (``GridSearchCV``) around one of these will do.
+        transformers, and a final regressor of energies (``output="all"``), forces, or other targets; or a
+        `BPNNPotential` that was fitted on structures. A fitted search (``GridSearchCV``) around one of these
+        will do.
+    topology : {"checked", "frozen"}, default="checked"
+        For crystals: "checked" raises an error when a bond has become 1.5 times as long as in the reference,
+        at next to no cost; "frozen" trusts. Smooth moments have no topology that could be left.
+    precision : {"double", "single"}, default="double"
+        Of the networks in compiled models.
+    on_extrapolation : {"warn", "raise", "ignore"}, default="warn"
+        What to do when features of an atom lie beyond those of the training: warn once, raise an error, or
+        leave it at ``results["extrapolating"]``.
+    n_threads : int, default=1
+        For compiled models of more than some ten thousand atoms.
     remove_net_force : bool, default=True
         For models without energy: subtract the mean force, which would set the centre of mass in motion.
         Forces that are gradients have none.
     warn : bool, default=True
-        Whether to warn of a model without energy.
+        Whether to warn of forces without energy.
 
     Attributes
     ----------
     mode : {"energy", "direct"}
         Whether forces are the gradient of an energy, or predicted as such.
+    compiled : bool
+        Whether one compiled path leads from positions to forces (`CompiledModel`): microseconds per atom.
+        Other pipelines run step by step.
     implemented_properties : list of str
-        With an energy: "energy" and "free_energy" (the same, eV), "forces" (eV/Angstrom), and for crystals
-        "stress" (eV/Angstrom^3, ASE's Voigt order, positive under tension). Without: "forces".
+        With an energy: "energy" and "free_energy" (the same, eV), "energies" of the atoms, "forces"
+        (eV/Angstrom), and for crystals "stress" (eV/Angstrom^3, ASE's Voigt order, positive under tension).
+        Without: "forces", or "ldos" from a model with any number of targets but three. ``results`` also
+        holds "extrapolating", one bool per atom, where the model knows what it was trained on.
 
     Raises
     ------
     TypeError
         If the model is of another kind.
     ValueError
-        If the pipeline has no featurizer, or predicts something else than forces.
+        If the pipeline has no featurizer, or a parameter is none of the above.
     sklearn.exceptions.NotFittedError
         If the model is not fitted.
 
     Warns
     -----
     UserWarning
-        Once, if the model has no energy: energy is then not conserved in NVE dynamics, and a relaxation
+        Once, if forces have no energy: energy is then not conserved in NVE dynamics, and a relaxation
         minimises nothing. (ASE's optimizers print the energy, and so refuse such a model; dynamics need
-        ``logfile=None``.)
+        ``logfile=None``.) Once, when atoms leave what the training has seen.
 
     Notes
     -----
@@ -102,24 +126,50 @@ class TinyNetCalculator(Calculator):  # type: ignore[misc, unused-ignore]
     """
 
     name = "tinynet"
-    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress"]
-    default_parameters: ClassVar[dict[str, Any]] = {"remove_net_force": True, "warn": True}
+    implemented_properties: ClassVar[list[str]] = list(WITH_ENERGY)
+    default_parameters: ClassVar[dict[str, Any]] = {
+        "topology": "checked",
+        "precision": "double",
+        "on_extrapolation": "warn",
+        "n_threads": 1,
+        "remove_net_force": True,
+        "warn": True,
+    }
     ignored_changes: ClassVar[set[str]] = {"initial_charges", "initial_magmoms"}
     discard_results_on_any_change = True
 
-    def __init__(self, model: Any, *, remove_net_force: bool = True, warn: bool = True) -> None:
-        steps = _steps(model)
+    def __init__(
+        self,
+        model: Any,
+        *,
+        topology: str = "checked",
+        precision: str = "double",
+        on_extrapolation: str = "warn",
+        n_threads: int = 1,
+        remove_net_force: bool = True,
+        warn: bool = True,
+    ) -> None:
         self.model = model
-        self._transformers, self._regressor = steps[:-1], steps[-1]
-        self._adapted: list[Any] | None = None
-        self.mode = (
-            "energy" if "output" in inspect.signature(self._regressor.predict).parameters else "direct"
-        )
+        self._steps = fitted_steps(model)
+        self._engine: Any = None
+        self._has_warned = False
+        regressor = self._steps[-1]
+        self.mode = "energy" if predicts_energy(regressor) else "direct"
+        self.compiled = why_not_compiled(self._steps) is None
         if self.mode == "direct":
-            self.implemented_properties = ["forces"]  # type: ignore[misc]
-            _check_width(getattr(self._regressor, "n_outputs_", 3))
-        super().__init__(remove_net_force=remove_net_force, warn=warn)
-        if warn and self.mode == "direct":
+            n_outputs = getattr(regressor, "n_outputs_", 3)
+            self.implemented_properties = ["forces" if n_outputs == 3 else "ldos"]  # type: ignore[misc]
+        elif not isinstance(regressor, BPNNPotential):
+            self.implemented_properties = [name for name in WITH_ENERGY if name != "energies"]  # type: ignore[misc]
+        super().__init__(
+            topology=topology,
+            precision=precision,
+            on_extrapolation=on_extrapolation,
+            n_threads=n_threads,
+            remove_net_force=remove_net_force,
+            warn=warn,
+        )
+        if warn and self.implemented_properties == ["forces"]:
             message = (
                 "the model predicts forces that are not the gradient of an energy: NVE dynamics will not "
                 "conserve energy, and a relaxation minimises nothing. Use a thermostat, or a model with an "
@@ -133,7 +183,7 @@ class TinyNetCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         Raises
         ------
         ValueError
-            If there is no such parameter.
+            If there is no such parameter, or it cannot have that value.
         """
         unknown = sorted(set(parameters) - set(self.default_parameters))
         if unknown:
@@ -141,12 +191,19 @@ class TinyNetCalculator(Calculator):  # type: ignore[misc, unused-ignore]
                 f"parameters must be among {', '.join(self.default_parameters)}; got {', '.join(unknown)}. A "
                 "calculator keeps its model: make another one for another model."
             )
+        for name, value in parameters.items():
+            if name in CHOICES and value not in CHOICES[name]:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(map(repr, CHOICES[name]))}; got {value!r}."
+                )
         changed: dict[str, Any] = super().set(**parameters)
+        if {"topology", "precision", "n_threads"} & set(changed):
+            self._engine = None
         return changed
 
     def todict(self, skip_default: bool = True) -> dict[str, Any]:
         """Mode, model and parameters as plain text and numbers, for the headers of trajectories."""
-        names = [type(step).__name__ for step in (*self._transformers, self._regressor)]
+        names = [type(step).__name__ for step in self._steps]
         parameters: dict[str, Any] = super().todict(skip_default)
         return {"mode": self.mode, "model": " -> ".join(names), **parameters}
 
@@ -158,8 +215,14 @@ class TinyNetCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         PropertyNotImplementedError
             If the model does not predict it.
         """
-        if self.mode == "direct" and name in TinyNetCalculator.implemented_properties and name != "forces":
-            raise PropertyNotImplementedError(f"{name} is not available: {NO_ENERGY}.")
+        if name in WITH_ENERGY and name not in self.implemented_properties:
+            if self.implemented_properties == ["forces"]:
+                raise PropertyNotImplementedError(f"{name} is not available: {NO_ENERGY}.")
+            if self.implemented_properties == ["ldos"]:
+                raise PropertyNotImplementedError(
+                    f"{name} is not available: the model predicts {self._steps[-1].n_outputs_} numbers for "
+                    "each atom, such as a density of states; they are the property 'ldos'."
+                )
         return super().get_property(name, atoms, allow_calculation)
 
     def calculate(
@@ -181,113 +244,74 @@ class TinyNetCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         Raises
         ------
         ValueError
-            If the atoms are no supercell of the crystal that the model was fitted on, or have left its bonds.
+            If the atoms are no supercell of the crystal that the model was fitted on, or have left its bonds;
+            with ``on_extrapolation="raise"``, if atoms are beyond the training data.
         """
         super().calculate(atoms, properties, system_changes)
-        if self._adapted is None or not {"numbers", "pbc", "cell"}.isdisjoint(system_changes):
-            current, self._adapted = self._adapted, None
-            self._adapted = self._transformers_for(self.atoms, current)
-        features: Any = [self.atoms]
+        if self._engine is None or not {"numbers", "pbc", "cell"}.isdisjoint(system_changes):
+            engine, self._engine = self._engine, None
+            self._engine = self._engine_for(self.atoms, engine)
         try:
-            for step in self._adapted:
-                features = step.transform(features)
+            found = self._engine.compute(self.atoms.positions, self.atoms.cell.array)
         except ValueError as error:
-            if not any(map(_featurizers, self._adapted)):
+            if not any(map(featurizers, self._steps)):
                 raise  # no topology that could be left: the message says what is wrong
             raise ValueError(
                 f"atoms must keep the bonds and the order that they had in the first call: {error}\n"
                 "A simulation that gets there needs a smaller time step, a lower temperature or a better "
                 "model; atoms in another order need a calculator of their own."
             ) from error
-        self.results = self._results(features)
+        if found.extrapolating is not None and found.extrapolating.any():
+            self._report_extrapolation(np.flatnonzero(found.extrapolating))
+        self.results = self._results(found)
 
-    def _transformers_for(self, atoms: Atoms, current: list[Any] | None) -> list[Any]:
-        """Transformers whose topology is that of ``atoms``: the current ones if they fit."""
+    def _engine_for(self, atoms: Atoms, current: Any) -> Any:
+        """What computes for these atoms: the current engine if it fits."""
         (structure,) = as_structures([atoms], name="atoms")
-        if current is not None and all(_shares_cell(step, structure) for step in current):
+        if current is not None and current.fits(structure):
             return current
-        return [_adapted(step, structure) for step in self._transformers]
+        if self.compiled:
+            return CompiledModel(
+                self.model,
+                atoms,
+                precision=self.parameters["precision"],
+                topology=self.parameters["topology"],
+                n_threads=self.parameters["n_threads"],
+            )
+        return PipelineEngine(self.model, atoms)
 
-    def _results(self, features: Any) -> dict[str, Any]:
+    def _report_extrapolation(self, flagged: IntArray) -> None:
+        how = self.parameters["on_extrapolation"]
+        message = (
+            f"{len(flagged)} of {len(self.atoms)} atoms are in surroundings that the model was not trained "
+            f"on, the first one being atom {flagged[0]} ({self.atoms.symbols[flagged[0]]})"
+        )
+        if how == "raise":
+            raise ValueError(
+                f"{message}. Train on structures like this one, or set on_extrapolation='warn' to go on."
+            )
+        if how == "warn" and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"{message}. Its predictions there are guesses; results['extrapolating'] tells the atoms, "
+                "and on_extrapolation='ignore' is silent.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def _results(self, found: Evaluation) -> dict[str, Any]:
+        results: dict[str, Any] = {}
+        if found.extrapolating is not None:
+            results["extrapolating"] = found.extrapolating
         if self.mode == "direct":
-            forces = np.array(self._regressor.predict(features), dtype=np.float64)
-            _check_width(forces.shape[-1])
+            if found.forces is None:
+                return {**results, "ldos": found.outputs}
             if self.parameters["remove_net_force"]:
-                forces -= forces.mean(axis=0)
-            return {"forces": forces}
-        predicted = self._regressor.predict(features, output="all")
-        energy = float(predicted.energy[0])
-        results = {
-            "energy": energy,
-            "free_energy": energy,
-            "forces": np.array(predicted.forces[0], dtype=np.float64),
-        }
-        if predicted.stress is not None and self.atoms.pbc.all():
-            results["stress"] = np.array(predicted.stress[0], dtype=np.float64)
+                found.forces[:] -= found.forces.mean(axis=0)
+            return {**results, "forces": found.forces}
+        results.update(energy=found.energy, free_energy=found.energy, forces=found.forces)
+        if found.energies is not None:
+            results["energies"] = found.energies
+        if found.virial is not None and self.atoms.pbc.all():
+            results["stress"] = found.virial.flat[[0, 4, 8, 5, 2, 1]] / self.atoms.get_volume()
         return results
-
-
-def _steps(model: Any) -> list[Any]:
-    """Fitted steps of a pipeline, the regressor last."""
-    pipeline = getattr(model, "best_estimator_", model)
-    inside = getattr(pipeline, "featurizer_", None)
-    if inside is not None:
-        before = [step for _, step in inside.steps] if isinstance(inside, Pipeline) else [inside]
-        return [*before, pipeline]
-    if not isinstance(pipeline, Pipeline):
-        raise TypeError(
-            f"model must be fitted on structures; got {described(model)} without featurizer. Use "
-            "make_pipeline(CycleMomentFeaturizer(...), BPNNPotential(...)) and fit it."
-        )
-    steps = [(name, step) for name, step in pipeline.steps if step is not None and step != "passthrough"]
-    if not any(_featurizers(step) or isinstance(step, SmoothMomentFeaturizer) for _, step in steps):
-        names = ", ".join(type(step).__name__ for _, step in steps)
-        raise ValueError(
-            f"model must begin with a CycleMomentFeaturizer; got a pipeline of {names}. Put the featurizer "
-            "into the pipeline and fit it on structures."
-        )
-    for name, step in [*steps[:1], steps[-1]]:
-        try:
-            check_is_fitted(step)
-        except NotFittedError:
-            raise NotFittedError(
-                f"model must be fitted; its step {name!r} ({type(step).__name__}) is not. Call "
-                "model.fit(structures, targets) first, or read a fitted model with load_model."
-            ) from None
-    return [step for _, step in steps]
-
-
-def _featurizers(step: Any) -> list[CycleMomentFeaturizer]:
-    """Featurizers with a topology in a step."""
-    if isinstance(step, FeatureUnion):
-        return [found for _, part in step.transformer_list for found in _featurizers(part)]
-    return [step] if isinstance(step, CycleMomentFeaturizer) else []
-
-
-def _check_width(width: int) -> None:
-    if width != 3:
-        raise ValueError(
-            f"model must predict forces, 3 numbers for each atom; got one that predicts {width}, such as a "
-            "density of states. Fit one on forces; model.predict([atoms]) gives other targets."
-        )
-
-
-def _shares_cell(step: Any, structure: AtomicStructure) -> bool:
-    """Whether the atoms and the cell are those of the topology."""
-    return all(mismatch(structure, part.reference_) is None for part in _featurizers(step))
-
-
-def _adapted(step: Any, structure: AtomicStructure) -> Any:
-    """The step with the topology of ``structure``: itself where it has no topology, or fits as it is."""
-    if isinstance(step, FeatureUnion):
-        union = copy.copy(step)
-        union.transformer_list = [(name, _adapted(part, structure)) for name, part in step.transformer_list]
-        return union
-    if not isinstance(step, CycleMomentFeaturizer):
-        return step
-    if mismatch(structure, step.reference_) is None:
-        graph = step.table_.graph
-        relaxed = graph.bond_lengths(step.reference_.positions, step.reference_.cell)
-        if lay_onto(structure, step.reference_, graph, relaxed)[2] is None:
-            return step
-    return step.adapted_to(structure)

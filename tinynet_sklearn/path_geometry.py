@@ -92,4 +92,4 @@ class PathGeometry:
             factors = np.exp(-_kernels.bond_lengths(positions, cell, *table.neighbor_pairs))
             of_pairs = _kernels.push_lengths(positions, cell, *table.neighbor_pairs, per_frame[f], strains[f])
             rates[f, table.neighbor_rows, table.neighbor_columns] = -factors * of_pairs
-        return rates.reshape(-1, table.layout.n_columns)
+        return rates.reshape(len(self) * graph.n_atoms, table.layout.n_columns)

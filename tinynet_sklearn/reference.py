@@ -92,10 +92,25 @@ def unwrapped(structure: AtomicStructure, reference: AtomicStructure) -> Floats:
     A rigid shift of the whole content of the cell is allowed for: it is the circular mean of the
     displacements, which does not care about the wrapping of single atoms.
     """
-    displacement = structure.scaled_positions() - reference.scaled_positions()
-    shift = np.angle(np.exp(2j * np.pi * displacement).mean(axis=0)) / (2 * np.pi)
-    images = np.round(displacement - shift) * structure.pbc
+    images = images_onto(structure.scaled_positions(), reference.scaled_positions(), structure.pbc)
     return structure.positions - images @ structure.cell
+
+
+def images_onto(
+    scaled: NDArray[np.floating], reference: NDArray[np.floating], pbc: NDArray[np.bool_]
+) -> Floats:
+    """Cells (whole numbers) by which atoms are away from the images of a reference, shape (n_atoms, 3).
+
+    Parameters
+    ----------
+    scaled, reference : ndarray of shape (n_atoms, 3)
+        Positions in units of the lattice vectors of each.
+    pbc : ndarray of bool of shape (3,)
+    """
+    displacement = scaled - reference
+    shift = np.angle(np.exp(2j * np.pi * displacement).mean(axis=0)) / (2 * np.pi)
+    images: Floats = np.round(displacement - shift) * pbc
+    return images
 
 
 def rotation_from(reference: AtomicStructure, structure: AtomicStructure, positions: Floats) -> Floats:

@@ -54,7 +54,7 @@ def repeat_topology(
     supercell = find_supercell(structure, reference)
     graph, numbers = _repeated_graph(table.graph, supercell)
     return (
-        _repeated_reference(reference, structure, supercell),
+        repeated_reference(reference, structure, supercell),
         _repeated_table(table, sites, spec, supercell, graph, numbers),
         Sites(
             classes=sites.classes[supercell.parents],
@@ -66,9 +66,10 @@ def repeat_topology(
     )
 
 
-def _repeated_reference(
+def repeated_reference(
     reference: AtomicStructure, structure: AtomicStructure, supercell: Supercell
 ) -> AtomicStructure:
+    """Undistorted supercell, not turned, with the atoms and periodic images of a structure."""
     periodic = np.where(reference.pbc[:, None], reference.cell, 0.0)
     # Without periodicity the box means nothing; that of the structure makes scaled positions comparable.
     cell = np.where(reference.pbc[:, None], supercell.matrix @ periodic, structure.cell @ supercell.rotation)
@@ -136,7 +137,7 @@ def _repeated_graph(graph: BondGraph, supercell: Supercell) -> tuple[BondGraph, 
 
     directed = _Ranges(supercell.parents, graph.offsets)
     sources = np.repeat(np.arange(graph.n_atoms), graph.coordination)
-    starts = _first_cells(graph, graph.bond_ids, sources, np.zeros_like(graph.shifts), graph.shifts)
+    starts = first_cells(graph, graph.bond_ids, sources, np.zeros_like(graph.shifts), graph.shifts)
     targets = np.empty(directed.starts[-1], dtype=np.int64)
     shifts = np.empty((len(targets), 3), dtype=np.int64)
     bond_ids = np.empty(len(targets), dtype=np.int64)
@@ -159,7 +160,7 @@ def _repeated_graph(graph: BondGraph, supercell: Supercell) -> tuple[BondGraph, 
     return repeated, numbers
 
 
-def _first_cells(graph: BondGraph, bonds: Ints, sources: Ints, start: Ints, stop: Ints) -> Ints:
+def first_cells(graph: BondGraph, bonds: Ints, sources: Ints, start: Ints, stop: Ints) -> Ints:
     """Cell of the ``first`` atom of bonds that are passed from ``sources`` in cells ``start`` to ``stop``."""
     forward = (graph.first[bonds] == sources) & (stop - start == graph.bond_shifts[bonds]).all(axis=1)
     return np.where(forward[:, None], start, stop)
@@ -172,7 +173,7 @@ def _repeated_table(
     walks = _Ranges.of_rows(table.walk_rows, supercell)
     hops = _Ranges(supercell.parents, table.walk_offsets[walks.offsets])
     vectors = _Ranges.of_rows(table.neighbor_rows, supercell)
-    edges_of_hops, edges = _edges(table, sites, spec)
+    edges_of_hops, edges = walk_edges(table, sites, spec)
     walk_bonds = np.empty(hops.starts[-1], dtype=np.int32)
     neighbor_atoms = np.empty(vectors.starts[-1], dtype=np.int32)
     neighbor_cells = np.empty((len(neighbor_atoms), 3), dtype=np.int64)
@@ -203,7 +204,7 @@ def _repeated_table(
     )
 
 
-def _edges(table: PathTable, sites: Sites, spec: PathSpec) -> tuple[Ints, list[tuple[Ints, Ints]]]:
+def walk_edges(table: PathTable, sites: Sites, spec: PathSpec) -> tuple[Ints, list[tuple[Ints, Ints]]]:
     """Where in the crystal the walks of the reference pass.
 
     The table says over which bonds, but not over which of their images, and in a small cell one bond may
@@ -221,7 +222,7 @@ def _edges(table: PathTable, sites: Sites, spec: PathSpec) -> tuple[Ints, list[t
     for atom in range(graph.n_atoms):
         ball = hop_ball(graph, atom, max(spec.radius, 1))
         source, target = ball.edges.T
-        cells = _first_cells(
+        cells = first_cells(
             graph, ball.edge_bonds, ball.atoms[source], ball.cells[source], ball.cells[target]
         )
         edges.append((ball.edge_bonds, cells))

@@ -80,6 +80,12 @@ class Supercell:
         """Number of cells of the reference."""
         return int(self._triangle.diagonal().prod())
 
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Numbers of cells along three axes: class c is the translation ``np.unravel_index(c, sizes)``."""
+        a, b, c = (int(size) for size in self._triangle.diagonal())
+        return a, b, c
+
     def classes(self, translations: Ints) -> Ints:
         """Class of lattice translations, shape (..., 3) -> (...)."""
         sizes = self._triangle.diagonal()

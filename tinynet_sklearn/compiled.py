@@ -1,0 +1,485 @@
+"""`CompiledModel`: one compiled path from positions to energies and forces.
+
+A fitted pipeline predicts in steps, each with arrays of its own. For one crystal all but the positions is
+known beforehand: which pairs of atoms make which entry, how entries are scaled, the networks with the
+operations of the site groups folded into their first matrices. `CompiledModel` lays all of this out once, for
+one structure and with the layout that `_force_kernels` works on, and then needs three calls of compiled code
+per step.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tinynet_sklearn import _force_kernels as kernels
+from tinynet_sklearn.evaluation import Evaluation, fitted_steps
+from tinynet_sklearn.features import CycleMomentFeaturizer
+from tinynet_sklearn.kinds import joined, kinds_of, model_arrays
+from tinynet_sklearn.paths import Ints
+from tinynet_sklearn.potential import BPNNPotential
+from tinynet_sklearn.reference import MAX_STRETCH, images_onto, lay_onto, mismatch, rotation_from
+from tinynet_sklearn.regressor import BPNNRegressor
+from tinynet_sklearn.repetition import repeated_reference
+from tinynet_sklearn.structures import AtomicStructure, as_structures, completed
+from tinynet_sklearn.supercells import Supercell, find_supercell
+from tinynet_sklearn.tiling import AtomEntries, Tiling, UnitPairs, unit_entries
+
+__all__ = ["CompiledModel", "why_not_compiled"]
+
+Floats = NDArray[np.float64]
+
+#: An atom that moved farther than this (Angstrom) between two calls may have been put into another periodic
+#: image: atoms are then laid onto the reference anew.
+JUMP = 0.5
+
+
+def why_not_compiled(steps: Sequence[Any]) -> str | None:
+    """Why fitted steps have no compiled path; None if they have.
+
+    Parameters
+    ----------
+    steps : sequence of estimators
+        As `fitted_steps` gives them.
+    """
+    featurizer, regressor = steps[0], steps[-1]
+    if len(steps) != 2 or not isinstance(featurizer, CycleMomentFeaturizer):
+        names = ", ".join(type(step).__name__ for step in steps)
+        return f"the steps are {names}, not CycleMomentFeaturizer and a regressor"
+    if not isinstance(regressor, BPNNRegressor | BPNNPotential):
+        return f"the regressor is a {type(regressor).__name__}, not a BPNNRegressor or BPNNPotential"
+    if len(featurizer.table_.walk_segments) or len(featurizer.table_.neighbor_segments):
+        return "entries are sorted by value (order='value', or walks with order='depth-first')"
+    if any(net.stack is None for net in regressor.atom_networks_.values()):
+        return "a network is no plain stack of dense layers"
+    return None
+
+
+class CompiledModel:
+    """A fitted model laid out for one structure: energies and forces in microseconds per atom.
+
+    Parameters
+    ----------
+    model : Pipeline, BPNNPotential, or a fitted search around one
+        A fitted `CycleMomentFeaturizer`, with entries that are not sorted by value (``order="direction"``),
+        directly followed by a `BPNNPotential` or a `BPNNRegressor` with dense networks.
+    structure : ase.Atoms or pymatgen Structure
+        The crystal that the model was fitted on, or a supercell of it (see
+        `CycleMomentFeaturizer.adapted_to`). Positions that are passed later must have its atoms in its order.
+    precision : {"double", "single"}, default="double"
+        Of the networks. Positions, lengths, features, energies and forces are in double precision in any
+        case; single precision changes forces by some 1e-6 eV/Angstrom.
+    topology : {"checked", "frozen"}, default="checked"
+        "checked" raises an error when a bond is 1.5 times as long as in the reference; "frozen" trusts.
+    n_threads : int, default=1
+        Worth it from some ten thousand atoms on.
+
+    Attributes
+    ----------
+    mode : {"energy", "direct"}
+        Whether forces are the gradient of an energy, or predicted as such.
+    reach : float
+        Angstrom: how far the farthest atom that an atom's energy (or direct force) depends on stands from it
+        in the reference.
+    nbytes : int
+        Memory of the tables.
+
+    Raises
+    ------
+    TypeError, NotFittedError
+        If the model is of another kind, or not fitted.
+    ValueError
+        If the model has no compiled path, the structure is no supercell of its crystal, or an option is none
+        of the above.
+
+    Notes
+    -----
+    The energy of atom i is that of `BPNNPotential`, and forces follow from one backward pass through the
+    networks and along the walks: with h_b = exp(-d_b) per pair of atoms, d(entry) / d(d_b) = -(passes over
+    b) * entry. See `_force_kernels` for the layout.
+
+    Examples
+    --------
+    >>> from tinynet_sklearn import CompiledModel, load_batio3, load_pretrained
+    >>> atoms = load_batio3().structures[0] * (2, 2, 2)
+    >>> engine = CompiledModel(load_pretrained("batio3"), atoms)
+    >>> found = engine.compute(atoms.positions, atoms.cell.array)
+    >>> found.forces.shape, found.virial.shape, found.energies.shape
+    ((160, 3), (3, 3), (160,))
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        structure: Any,
+        *,
+        precision: str = "double",
+        topology: str = "checked",
+        n_threads: int = 1,
+    ) -> None:
+        _check_choice("precision", precision, ("double", "single"))
+        _check_choice("topology", topology, ("checked", "frozen"))
+        if not isinstance(n_threads, int | np.integer) or n_threads < 1:
+            raise ValueError(f"n_threads must be a positive whole number; got {n_threads!r}.")
+        steps = fitted_steps(model)
+        reason = why_not_compiled(steps)
+        if reason is not None:
+            raise ValueError(
+                f"model must have a compiled path; {reason}. Fit with order='direction' and dense networks, "
+                "or use TinyNetCalculator, which takes any pipeline."
+            )
+        featurizer, regressor = steps
+        (target,) = as_structures([structure], name="structure")
+        self.mode = "energy" if isinstance(regressor, BPNNPotential) else "direct"
+        self.precision, self.topology, self.n_threads = precision, topology, int(n_threads)
+        self._dtype = np.dtype(np.float32 if precision == "single" else np.float64)
+        self._numbers, self._pbc = target.numbers, target.pbc
+        supercell = _supercell(target, featurizer)
+        self._reference = repeated_reference(featurizer.reference_, target, supercell)
+        self._featurizer = featurizer
+        pairs, entries = unit_entries(featurizer.table_, featurizer.sites_, featurizer._spec())
+        self._entries = entries
+        self._tiling = Tiling(pairs, supercell)
+        self._limits = _limits_of_pairs(featurizer, len(pairs.first))
+        self.reach = _reach(featurizer.reference_, pairs, entries)
+        self._directed = featurizer.table_.layout.neighbor_span == 3
+        self._turned = self.mode == "direct" and bool(regressor._framed)
+        self._kinds = list(kinds_of(featurizer, regressor, entries, self._dtype))
+        self._model = model_arrays(self._kinds, self._dtype)
+        self._pool: ThreadPoolExecutor | None = None
+        self._last: Floats | None = None
+        self._images: Floats | None = None
+        self._cell: Floats | None = None
+        self._lay_out(np.arange(len(target)))
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_pool": None}  # threads cannot be copied, and are made when they are needed
+
+    def __repr__(self) -> str:
+        return f"<CompiledModel: {self.mode}, {len(self)} atoms, {self.precision}, {self.topology}>"
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the tables and the space to work in, bytes."""
+        parts = (self._model, self._pairs, self._lanes, self._geometry, *self._scratch)
+        arrays = [array for part in parts for array in part]
+        return sum(array.nbytes for array in [*arrays, *self._slopes])
+
+    def restricted_to(self, centres: ArrayLike) -> CompiledModel:
+        """Return a model of the same structure that evaluates some of the atoms only.
+
+        Parameters
+        ----------
+        centres : array-like of int
+            Atoms whose energies (or direct forces) are wanted. Those of all others count as zero; forces are
+            the derivatives of the energies that are left. Only the positions of atoms within `reach` of a
+            centre matter.
+
+        Returns
+        -------
+        CompiledModel
+
+        Raises
+        ------
+        ValueError
+            If a number is not that of an atom.
+        """
+        given = np.asarray(centres)
+        if given.size and given.dtype.kind not in "iu":
+            raise ValueError(
+                f"centres must be numbers of atoms, 0 to {len(self) - 1}; got an array of {given.dtype}. Of a "
+                "mask, take np.flatnonzero."
+            )
+        chosen = np.unique(given.astype(np.int64))
+        if len(chosen) and (chosen[0] < 0 or chosen[-1] >= len(self)):
+            raise ValueError(
+                f"centres must be numbers of atoms, 0 to {len(self) - 1}; got {chosen[0]} to {chosen[-1]}."
+            )
+        part = copy.copy(self)
+        part._last = part._cell = None
+        part._lay_out(chosen)
+        return part
+
+    def fits(self, structure: AtomicStructure) -> bool:
+        """Whether a structure has these atoms in about this cell, so that no other layout is needed."""
+        return mismatch(structure, self._reference) is None
+
+    def compute(self, positions: ArrayLike, cell: ArrayLike) -> Evaluation:
+        """Evaluate the model.
+
+        Parameters
+        ----------
+        positions : array-like of shape (n_atoms, 3)
+            Angstrom; atoms may be in any periodic image.
+        cell : array-like of shape (3, 3)
+            Lattice vectors as rows, Angstrom.
+
+        Returns
+        -------
+        Evaluation
+
+        Raises
+        ------
+        ValueError
+            If shapes are wrong, the cell is not that of the crystal, or, with ``topology="checked"``, a bond
+            has become too long; the message names its atoms.
+        """
+        placed, lattice = self._placed(positions, cell)
+        translations = self._tiling.cells @ (lattice * self._pbc[:, None])
+        geometry, pairs, lanes = self._geometry, self._pairs, self._lanes
+        outside = np.zeros(len(self), dtype=np.bool_)
+
+        def measure(part: int) -> int:
+            start, stop = self._pair_ranges[part]
+            return int(kernels.measure_pairs(placed, translations, pairs, start, stop, geometry))
+
+        if sum(self._each(measure)) and self.topology == "checked":
+            self._refuse_overlong()
+        if self.mode == "direct":
+            outputs = np.zeros((len(self), self._kinds[0].n_outputs))
+
+            def evaluate(part: int) -> None:
+                kernels.output_blocks(
+                    self._model,
+                    lanes,
+                    self._blocks[part],
+                    geometry,
+                    self._scratch[part],
+                    self._directed,
+                    self._turned,
+                    outputs,
+                    outside,
+                )
+
+            self._each(evaluate)
+            forces = outputs if outputs.shape[1] == 3 else None
+            return Evaluation(forces, outputs=outputs, extrapolating=self._flags(outside))
+        energies = np.zeros(len(self))
+
+        def descend(part: int) -> float:
+            slopes = self._slopes[part]
+            slopes[:] = 0.0
+            found = kernels.energy_blocks(
+                self._model,
+                lanes,
+                self._blocks[part],
+                geometry,
+                self._scratch[part],
+                energies,
+                slopes,
+                outside,
+            )
+            return float(found)
+
+        energy = sum(self._each(descend))
+        slopes = self._slopes[0]
+        for others in self._slopes[1:]:
+            slopes += others
+
+        def push(part: int) -> tuple[Floats, Floats]:
+            forces, virial = np.zeros((len(self), 3)), np.zeros(6)
+            kernels.add_pair_forces(pairs, *self._pair_ranges[part], geometry, slopes, forces, virial)
+            return forces, virial
+
+        parts = self._each(push)
+        forces, virial = parts[0]
+        for more, further in parts[1:]:
+            forces += more
+            virial += further
+        return Evaluation(
+            forces,
+            energy=energy,
+            energies=energies,
+            virial=virial[[0, 5, 4, 5, 1, 3, 4, 3, 2]].reshape(3, 3),
+            extrapolating=self._flags(outside),
+        )
+
+    # ---- Layout ----
+
+    def _lay_out(self, centres: Ints) -> None:
+        """Tables of the given atoms, and space to work in."""
+        tiling, supercell = self._tiling, self._tiling.supercell
+        order = np.lexsort((supercell.classes(supercell.translations[centres]), supercell.parents[centres]))
+        kind_of_parent = np.empty(len(self._entries), dtype=np.int64)
+        row_of_parent = np.empty_like(kind_of_parent)
+        for number, kind in enumerate(self._kinds):
+            kind_of_parent[kind.parents] = number
+            row_of_parent[kind.parents] = np.arange(len(kind.parents))
+        ordered = centres[order]
+        kinds_of_lanes = kind_of_parent[supercell.parents[ordered]]
+        atoms: list[NDArray] = []
+        hops: list[NDArray] = []
+        ends: list[NDArray] = []
+        blocks: list[tuple[int, int, int]] = []
+        records = self._model.kinds.copy()
+        for number, kind in enumerate(self._kinds):
+            mine = ordered[kinds_of_lanes == number]
+            rows = row_of_parent[supercell.parents[mine]]
+            records[number]["n_atoms"] = len(mine)
+            records[number]["atom_start"] = sum(len(part) for part in atoms)
+            records[number]["hop_start"] = sum(len(part) for part in hops)
+            records[number]["end_start"] = sum(len(part) for part in ends)
+            atoms.append(mine)
+            for table, found in zip((kind.hops, kind.ends), (hops, ends), strict=True):
+                out = np.empty(len(mine) * table.pairs.shape[1], dtype=np.int32)
+                if out.size:
+                    tiling.fill(mine, rows, table.pairs, table.cells, table.flips, out)
+                found.append(out)
+            starts = range(0, len(mine), kernels.WIDTH)
+            blocks += [(number, start, min(kernels.WIDTH, len(mine) - start)) for start in starts]
+        self._model = self._model._replace(kinds=records)
+        hop_table, end_table = joined(hops, np.int32), joined(ends, np.int32)
+        limits = np.repeat(self._limits, tiling.n_cells)
+        first, last, images = tiling.first, tiling.last, tiling.images
+        if len(centres) < len(self):
+            used = np.unique(np.concatenate([hop_table, end_table >> 1]))
+            renumbered = np.zeros(len(first), dtype=np.int32)
+            renumbered[used] = np.arange(len(used))
+            hop_table = renumbered[hop_table]
+            end_table = 2 * renumbered[end_table >> 1] + (end_table & 1)
+            first, last, images, limits = first[used], last[used], images[used], limits[used]
+        self._pairs = kernels.Pairs(first, last, images, limits)
+        frames = np.empty((len(centres) if self._directed or self._turned else 0, 3, 3))
+        self._lanes = kernels.Lanes(joined(atoms, np.int64), frames, hop_table, end_table)
+        n_pairs = len(first)
+        self._geometry = kernels.Geometry(np.empty((3, n_pairs)), np.empty(n_pairs), np.empty(n_pairs))
+        # Atoms that matter: those without a pair (none here, but in a part) may be anywhere.
+        self._touched: Any = slice(None)
+        if len(centres) < len(self):
+            self._touched = np.unique(np.concatenate([first, last, centres]))
+        self._share_out(np.array(blocks, dtype=kernels.BLOCK))
+
+    def _share_out(self, blocks: NDArray) -> None:
+        """Divide blocks and pairs among threads, by the work that they are."""
+        costs = np.array([kind.cost for kind in self._kinds])[blocks["kind"]] * blocks["n"]
+        share = np.cumsum(costs) / max(costs.sum(), 1)
+        cuts = np.searchsorted(share, np.arange(1, self.n_threads) / self.n_threads)
+        self._blocks = np.split(blocks, cuts)
+        edges = np.linspace(0, len(self._pairs.first), self.n_threads + 1).astype(int)
+        self._pair_ranges = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
+        wide, real = (max(sizes) for sizes in zip(*[kind.scratch for kind in self._kinds], strict=True))
+        n = kernels.WIDTH
+        self._scratch = [
+            kernels.Scratch(np.empty(wide * n), np.empty(real * n, dtype=self._dtype)) for _ in self._blocks
+        ]
+        n_slopes = len(self._pairs.first) if self.mode == "energy" else 0
+        self._slopes = [np.empty(n_slopes) for _ in self._blocks]
+
+    def _each(self, work: Callable[[int], Any]) -> list[Any]:
+        """Do something for the share of each thread."""
+        if self.n_threads == 1:
+            return [work(0)]
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.n_threads)
+        return list(self._pool.map(work, range(self.n_threads)))
+
+    # ---- Before each call ----
+
+    def _placed(self, positions: ArrayLike, cell: ArrayLike) -> tuple[Floats, Floats]:
+        """Positions in the periodic images of the reference, and the cell."""
+        given = np.ascontiguousarray(positions, dtype=np.float64)
+        lattice = np.ascontiguousarray(cell, dtype=np.float64)
+        if given.shape != (len(self), 3) or lattice.shape != (3, 3):
+            raise ValueError(
+                f"positions must have the shape ({len(self)}, 3) and cell (3, 3); got {given.shape} and "
+                f"{lattice.shape}. A CompiledModel is laid out for the atoms of one structure."
+            )
+        if not np.isfinite(lattice).all():
+            raise ValueError(f"cell must be finite; got {lattice.tolist()}.")
+        new_cell = self._cell is None or not np.array_equal(lattice, self._cell)
+        if new_cell:
+            problem = mismatch(self._structure(given, lattice), self._reference)
+            if problem is not None:
+                raise ValueError(f"cell must be that of the crystal: {problem}.")
+        moved = self._last is None
+        if self._last is not None:
+            moved = not np.abs(given - self._last)[self._touched].max(initial=0.0) < JUMP
+        if moved and np.isfinite(given[self._touched]).all() and len(given[self._touched]):
+            scaled = np.linalg.solve(completed(lattice, self._pbc).T, given[self._touched].T).T
+            home = self._reference.scaled_positions()[self._touched]
+            images = np.zeros((len(self), 3))
+            images[self._touched] = images_onto(scaled, home, self._pbc)
+            self._images = images if images.any() else None
+        placed = given if self._images is None else given - self._images @ lattice
+        if len(self._lanes.frames) and (new_cell or moved or not self._pbc.all()):
+            self._turn_frames(placed, lattice)
+        self._last, self._cell = given.copy(), lattice.copy()
+        return placed, lattice
+
+    def _structure(self, positions: Floats, cell: Floats) -> AtomicStructure:
+        return AtomicStructure(self._numbers, positions, cell, self._pbc)
+
+    def _turn_frames(self, placed: Floats, lattice: Floats) -> None:
+        """Frames of the sites, which turn with the crystal."""
+        sites, parents = self._featurizer.sites_, self._tiling.supercell.parents[self._lanes.atoms]
+        if self._featurizer.frame != "site":
+            self._lanes.frames[:] = np.eye(3)
+            return
+        rotation = rotation_from(self._reference, self._structure(placed, lattice), placed)
+        self._lanes.frames[:] = (sites.rotations @ rotation.T)[parents]
+
+    def _flags(self, outside: NDArray) -> NDArray | None:
+        return outside if np.isfinite(self._model.high).any() else None
+
+    def _refuse_overlong(self) -> None:
+        """Name the bond that is farthest beyond its limit."""
+        pairs, lengths = self._pairs, self._geometry.lengths
+        if not np.isfinite(lengths).all():
+            atom = int(pairs.first[np.flatnonzero(~np.isfinite(lengths))[0]])
+            raise ValueError(
+                f"positions must be finite; those of atom {atom} or an atom bonded to it are not. The step "
+                "before this one was too long, or the model was asked for what it does not know."
+            )
+        worst = int(np.argmax(lengths / pairs.limits))
+        raise ValueError(
+            f"the bond between atoms {pairs.first[worst]} and {pairs.last[worst]} is {lengths[worst]:.2f} "
+            f"Angstrom, in the reference {pairs.limits[worst] / MAX_STRETCH:.2f}; the model knows the "
+            "crystal with all its bonds only."
+        )
+
+
+def _supercell(structure: AtomicStructure, featurizer: CycleMomentFeaturizer) -> Supercell:
+    """The structure on the repeated reference; the reference itself where it fits as it is."""
+    reference, graph = featurizer.reference_, featurizer.table_.graph
+    if mismatch(structure, reference) is None:
+        relaxed = graph.bond_lengths(reference.positions, reference.cell)
+        if lay_onto(structure, reference, graph, relaxed)[2] is None:
+            unit = np.eye(3, dtype=np.int64)
+            atoms = np.arange(len(reference))
+            return Supercell(unit, np.eye(3), atoms, np.zeros((len(atoms), 3), dtype=np.int64))
+    return find_supercell(structure, reference)
+
+
+def _limits_of_pairs(featurizer: CycleMomentFeaturizer, n_pairs: int) -> Floats:
+    """Lengths that bonds must not exceed; infinite for other pairs."""
+    reference = featurizer.reference_
+    relaxed = featurizer.table_.graph.bond_lengths(reference.positions, reference.cell)
+    limits = np.full(n_pairs, np.inf)
+    limits[: len(relaxed)] = MAX_STRETCH * relaxed
+    return limits
+
+
+def _reach(reference: AtomicStructure, pairs: UnitPairs, entries: list[AtomEntries]) -> float:
+    """Farthest atom that enters the row of another, Angstrom."""
+    reach = 0.0
+    for atom, entry in enumerate(entries):
+        numbers = np.concatenate([entry.hop_pairs, entry.end_pairs])
+        cells = np.concatenate([entry.hop_cells, entry.end_cells])
+        for ends, more in ((pairs.first, 0), (pairs.last, pairs.shifts[numbers])):
+            vectors = reference.positions[ends[numbers]] + (cells + more) @ reference.cell
+            vectors -= reference.positions[atom]
+            reach = max(reach, float(np.linalg.norm(vectors, axis=1).max(initial=0.0)))
+    return reach
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}.")

@@ -1,0 +1,97 @@
+"""What a fitted model says of a structure, and the fitted steps that say it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import FeatureUnion, Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+from tinynet_sklearn._validation import described
+from tinynet_sklearn.features import CycleMomentFeaturizer
+from tinynet_sklearn.geometry import Floats
+from tinynet_sklearn.smooth import SmoothMomentFeaturizer
+
+__all__ = ["Evaluation", "featurizers", "fitted_steps"]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a model predicts for one structure.
+
+    Attributes
+    ----------
+    forces : ndarray of shape (n_atoms, 3) or None
+        eV/Angstrom; None from models of other targets.
+    energy : float or None
+        eV; None from models without energy, as are the next two.
+    energies : ndarray of shape (n_atoms,) or None
+        Of the atoms, eV.
+    virial : ndarray of shape (3, 3) or None
+        Derivative of the energy by the strain, eV; the stress is the virial over the volume.
+    outputs : ndarray of shape (n_atoms, k) or None
+        What the networks of a model without energy say of each atom: forces, a density of states.
+    extrapolating : ndarray of bool of shape (n_atoms,) or None
+        Atoms whose surroundings lie beyond those of the training; None if that cannot be told.
+    """
+
+    forces: Floats | None
+    energy: float | None = None
+    energies: Floats | None = None
+    virial: Floats | None = None
+    outputs: Floats | None = None
+    extrapolating: NDArray | None = None
+
+
+def fitted_steps(model: Any) -> list[Any]:
+    """Fitted steps of a model of structures, the regressor last.
+
+    Parameters
+    ----------
+    model : Pipeline, BPNNPotential fitted on structures, or a fitted search around one of these
+
+    Raises
+    ------
+    TypeError
+        If the model is of another kind.
+    ValueError
+        If a pipeline has no featurizer.
+    sklearn.exceptions.NotFittedError
+        If the model is not fitted.
+    """
+    pipeline = getattr(model, "best_estimator_", model)
+    inside = getattr(pipeline, "featurizer_", None)
+    if inside is not None:
+        before = [step for _, step in inside.steps] if isinstance(inside, Pipeline) else [inside]
+        return [*before, pipeline]
+    if not isinstance(pipeline, Pipeline):
+        raise TypeError(
+            f"model must be fitted on structures; got {described(model)} without featurizer. Use "
+            "make_pipeline(CycleMomentFeaturizer(...), BPNNPotential(...)) and fit it."
+        )
+    steps = [(name, step) for name, step in pipeline.steps if step is not None and step != "passthrough"]
+    if not any(featurizers(step) or isinstance(step, SmoothMomentFeaturizer) for _, step in steps):
+        names = ", ".join(type(step).__name__ for _, step in steps)
+        raise ValueError(
+            f"model must begin with a CycleMomentFeaturizer; got a pipeline of {names}. Put the featurizer "
+            "into the pipeline and fit it on structures."
+        )
+    for name, step in [*steps[:1], steps[-1]]:
+        try:
+            check_is_fitted(step)
+        except NotFittedError:
+            raise NotFittedError(
+                f"model must be fitted; its step {name!r} ({type(step).__name__}) is not. Call "
+                "model.fit(structures, targets) first, or read a fitted model with load_model."
+            ) from None
+    return [step for _, step in steps]
+
+
+def featurizers(step: Any) -> list[CycleMomentFeaturizer]:
+    """Featurizers with a topology in a step."""
+    if isinstance(step, FeatureUnion):
+        return [found for _, part in step.transformer_list for found in featurizers(part)]
+    return [step] if isinstance(step, CycleMomentFeaturizer) else []

@@ -1,0 +1,111 @@
+"""`PipelineEngine`: any fitted pipeline of structures, step by step.
+
+The general path of `TinyNetCalculator`, for models without a compiled one: several featurizers, scalers
+between the steps, sorted entries, committees, regressors of any kind.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import ArrayLike
+from sklearn.pipeline import FeatureUnion
+
+from tinynet_sklearn.evaluation import Evaluation, featurizers, fitted_steps
+from tinynet_sklearn.features import CycleMomentFeaturizer
+from tinynet_sklearn.reference import lay_onto, mismatch
+from tinynet_sklearn.structures import AtomicStructure, as_structures
+
+__all__ = ["PipelineEngine", "predicts_energy"]
+
+
+def predicts_energy(regressor: Any) -> bool:
+    """Whether a regressor knows energies: ``predict(X, output="all")``."""
+    return "output" in inspect.signature(regressor.predict).parameters
+
+
+class PipelineEngine:
+    """A fitted pipeline for one structure.
+
+    Parameters
+    ----------
+    model : Pipeline, BPNNPotential, or a fitted search around one
+    structure : ase.Atoms or pymatgen Structure
+        The crystal that its featurizers were fitted on, or a supercell of it.
+
+    Attributes
+    ----------
+    mode : {"energy", "direct"}
+        Whether forces are the gradient of an energy, or predicted as such.
+
+    Raises
+    ------
+    ValueError
+        If the structure is no supercell of the crystal.
+    """
+
+    def __init__(self, model: Any, structure: Any) -> None:
+        *transformers, self._regressor = fitted_steps(model)
+        self.mode = "energy" if predicts_energy(self._regressor) else "direct"
+        (target,) = as_structures([structure], name="structure")
+        self._numbers, self._pbc = target.numbers, target.pbc
+        self._transformers = [_adapted(step, target) for step in transformers]
+
+    def fits(self, structure: AtomicStructure) -> bool:
+        """Whether the atoms and the cell are those of the topology."""
+        parts = [part for step in self._transformers for part in featurizers(step)]
+        return all(mismatch(structure, part.reference_) is None for part in parts)
+
+    def compute(self, positions: ArrayLike, cell: ArrayLike) -> Evaluation:
+        """Evaluate the model.
+
+        Parameters
+        ----------
+        positions : array-like of shape (n_atoms, 3)
+            Angstrom; atoms may be in any periodic image.
+        cell : array-like of shape (3, 3)
+            Lattice vectors as rows, Angstrom.
+
+        Returns
+        -------
+        Evaluation
+
+        Raises
+        ------
+        ValueError
+            If the structure has left the topology of a featurizer.
+        """
+        atoms = Atoms(self._numbers, np.asarray(positions), cell=np.asarray(cell), pbc=self._pbc)
+        features: Any = [atoms]
+        for step in self._transformers:
+            features = step.transform(features)
+        if self.mode == "direct":
+            outputs = np.array(self._regressor.predict(features), dtype=np.float64)
+            return Evaluation(outputs if outputs.shape[1] == 3 else None, outputs=outputs)
+        found = self._regressor.predict(features, output="all")
+        virial = None
+        if found.stress is not None and self._pbc.all():
+            virial = found.stress[0][[0, 5, 4, 5, 1, 3, 4, 3, 2]].reshape(3, 3) * atoms.get_volume()
+        return Evaluation(
+            np.array(found.forces[0], dtype=np.float64), energy=float(found.energy[0]), virial=virial
+        )
+
+
+def _adapted(step: Any, structure: AtomicStructure) -> Any:
+    """The step with the topology of ``structure``: itself where it has no topology, or fits as it is."""
+    if isinstance(step, FeatureUnion):
+        union = copy.copy(step)
+        union.transformer_list = [(name, _adapted(part, structure)) for name, part in step.transformer_list]
+        return union
+    if not isinstance(step, CycleMomentFeaturizer):
+        return step
+    if mismatch(structure, step.reference_) is None:
+        graph = step.table_.graph
+        relaxed = graph.bond_lengths(step.reference_.positions, step.reference_.cell)
+        if lay_onto(structure, step.reference_, graph, relaxed)[2] is None:
+            return step
+    return step.adapted_to(structure)

@@ -150,7 +150,7 @@ def _convert(item: Any) -> AtomicStructure | None:
     periodic = np.array(pbc, dtype=bool)
     vectors = np.array(cell, dtype=np.float64)
     if np.isfinite(vectors).all() and not periodic.all():
-        vectors = _complete(vectors, periodic)
+        vectors = completed(vectors, periodic)
     return AtomicStructure(
         numbers=np.array(numbers, dtype=np.int64),
         positions=np.array(positions, dtype=np.float64).reshape(-1, 3),
@@ -159,7 +159,7 @@ def _convert(item: Any) -> AtomicStructure | None:
     )
 
 
-def _complete(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.float64]:
+def completed(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Give axes without periodicity a lattice vector where the file had none (or a flat one)."""
     complete = _extent(cell) >= MIN_PERIODIC_EXTENT
     beyond_repair = pbc.any() and _extent(cell[pbc]) < MIN_PERIODIC_EXTENT  # no guessing of periodic axes

@@ -23,6 +23,8 @@ FLOORS = [
         "_force_kernels",
         "frames",
         "geometry",
+        "domains",
+        "lammps_box",
         "containers",
         "targets",
         "potential_targets",
@@ -40,6 +42,7 @@ FLOORS = [
         "path_geometry",
         "jacobians",
         "moments",
+        "skin",
     ],
     [
         "features",
@@ -71,6 +74,7 @@ FLOORS = [
         "kinds",
         "compiled",
         "pipelines",
+        "smooth_engine",
         "committee",
         "plotting",
         "learning_curves",
@@ -79,8 +83,10 @@ FLOORS = [
         "pretrained",
         "inspection",
         "calculator",
+        "lammps_files",
+        "lammps",
     ],
-    ["quickstart", "reports", "cli"],
+    ["run_settings", "integrators", "run_files", "run_results", "dynamics", "quickstart", "reports", "cli"],
 ]
 HEIGHT = {name: k for k, name in enumerate(name for floor in FLOORS for name in floor)}
 

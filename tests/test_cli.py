@@ -2,18 +2,32 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import warnings
+from contextlib import contextmanager
 from importlib.resources import as_file, files
 
 import numpy as np
 import pytest
 from ase.build import bulk, molecule
-from ase.io import write
+from ase.io import read, write
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.pipeline import make_pipeline
 from typer.testing import CliRunner
 
-from tinynet_sklearn import CycleMomentFeaturizer, __version__, load_model, load_moo3
-from tinynet_sklearn.cli import app, parse_bonds
+from tinynet_sklearn import (
+    BPNNPotential,
+    BPNNRegressor,
+    CycleMomentFeaturizer,
+    SmoothMomentFeaturizer,
+    __version__,
+    load_model,
+    load_moo3,
+    save_model,
+)
+from tinynet_sklearn.cli import _progress, app, parse_bonds, parse_supercell
 
 
 def run(*arguments):
@@ -44,7 +58,7 @@ def test_version():
     assert result.stdout == f"tinynet {__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["quickstart", "inspect"])
+@pytest.mark.parametrize("command", ["quickstart", "inspect", "md"])
 def test_help_has_an_example(command):
     result = run(command, "--help")
     assert result.exit_code == 0
@@ -272,3 +286,241 @@ def test_bonds_option_is_checked_before_the_file_is_read(text, tmp_path):
     result = run("inspect", tmp_path / "nothing.xyz", "--bonds", text)
     assert result.exit_code == 2
     assert "Invalid value for --bonds" in words(result.stderr)
+
+
+# ---- md ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Small models: with an energy, of forces alone, of numbers that are no forces, without a crystal."""
+    folder, data = tmp_path_factory.mktemp("models"), load_moo3()
+    few, crystal = data.structures[:8], {"n": 2, "N": 1, "bonds": data.bonds}
+    energy = make_pipeline(
+        CycleMomentFeaturizer(**crystal, coordinates="distances"),
+        BPNNPotential((4,), max_iter=5, random_state=0),
+    )
+    net = BPNNRegressor((4,), symmetry_average=False, max_iter=5, random_state=0)
+    smooth = make_pipeline(SmoothMomentFeaturizer(n=2, cutoff=3.0), BPNNPotential((2,), max_iter=2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        save_model(energy.fit(few, {"forces": data.target[:8]}), folder / "energy.tinynet")
+        direct = make_pipeline(CycleMomentFeaturizer(**crystal), net).fit(few, data.target[:8])
+        save_model(direct, folder / "direct.tinynet")
+        numbers = [atoms.positions[:, :2] for atoms in few]
+        save_model(direct.fit(few, numbers), folder / "numbers.tinynet")
+        save_model(smooth.fit(few, {"forces": data.target[:8]}), folder / "smooth.tinynet")
+    return folder
+
+
+def test_md_of_a_bundled_potential(tmp_path):
+    folder = tmp_path / "run"
+    result = run("md", "moo3", "--steps", 20, "--interval", 5, "--supercell", "1x1x2", "--output", folder)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""  # no progress bar where there is no terminal
+    text = words(result.stdout)
+    assert "NVT (langevin) of Mo8O24, 32 atoms forces: gradient of an energy 20 of 20 steps, 0.02 ps" in text
+    assert re.search(r"temperature: [\d.]+ K, standard deviation [\d.]+ K \(canonical: 44\)", text)
+    assert re.search(r"drift of the conserved energy: \S+ meV/atom/ps", text)
+    assert "(extrapolated: the model learned no stress)" in text
+    assert re.search(
+        r"atoms outside of the training data: \S+ on average, at most \d+, in \d+% of the frames", text
+    )
+    assert re.search(r"time: \S+ ms per step, \S+ microseconds per atom", text)
+    assert "dynamics.png, energies.csv, state.npz, summary.json, trajectory.traj" in text
+    frames = read(folder / "trajectory.traj", ":")
+    assert len(frames) == 5
+    assert frames[0].get_temperature() == pytest.approx(300 * 31 / 32)  # ASE counts 3N
+
+
+def test_md_continues(tmp_path, moo3_file):
+    command = (
+        "md",
+        "moo3",
+        moo3_file,
+        "--interval",
+        2,
+        "--ensemble",
+        "nve",
+        "--equilibration",
+        4,
+        "--seed",
+        3,
+    )
+    whole = run(*command, "--steps", 12, "--output", tmp_path / "whole")
+    assert whole.exit_code == 0, whole.output
+    for steps in (4, 12):
+        part = run(*command, "--steps", steps, "--output", tmp_path / "run", "--restart", "--json")
+        assert part.exit_code == 0, part.output
+        summary = json.loads(part.stdout)
+        assert summary["steps"] == steps
+        assert summary["settings"]["ensemble"] == "nve"
+    for name in ("trajectory.traj", "energies.csv"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_md_interrupted(number, code, tmp_path, monkeypatch):
+    @contextmanager
+    def interrupting(*_):
+        yield lambda step, temperature: signal.raise_signal(number) if step == 4 else None
+
+    monkeypatch.setattr("tinynet_sklearn.cli._progress", interrupting)
+    result = run("md", "moo3", "--steps", 10, "--interval", 2, "--output", tmp_path / "run")
+    assert result.exit_code == code
+    assert result.stderr == f"error: interrupted by {number.name}; continue with --restart.\n"
+    assert "4 of 10 steps, 0.004 ps (not finished)" in words(result.stdout)
+
+
+def test_md_interrupted_in_the_equilibration(tmp_path, monkeypatch):
+    @contextmanager
+    def interrupting(*_):
+        yield lambda step, temperature: signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("tinynet_sklearn.cli._progress", interrupting)
+    result = run("md", "moo3", "--equilibration", 10, "--output", tmp_path / "run")
+    assert result.exit_code == 130
+    text = words(result.stdout)
+    assert "10 steps before the end of the equilibration (not finished) Production Not reached." in text
+
+
+def test_md_with_forces_alone(models, moo3_file, tmp_path):
+    result = run("md", models / "direct.tinynet", moo3_file, "--steps", 4, "--output", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    text = words(result.stdout)
+    assert "forces: predicted directly, gradient of no energy; the table has none" in text
+    assert "drift" not in text
+    result = run(
+        "md", models / "direct.tinynet", moo3_file, "--ensemble", "nve", "--output", tmp_path / "nve"
+    )
+    assert result.exit_code == 2
+    assert result.stderr.startswith(
+        "error: a model that predicts forces alone needs ensemble='nvt' with thermostat='langevin'"
+    )
+    assert not (tmp_path / "nve").exists()
+
+
+def test_md_at_constant_pressure(models, tmp_path):
+    result = run(
+        "md", models / "energy.tinynet", "--ensemble", "npt", "--cell", "isotropic", "--steps", 4, "--format",
+        "extxyz", "--output", tmp_path / "run",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    text = words(result.stdout)
+    assert "NPT (isotropic cell) of Mo4O12" in text
+    assert re.search(r"volume: 12\.\d+ cubic Angstrom/atom", text)
+    assert len(read(tmp_path / "run" / "trajectory.extxyz", ":")) == 1
+
+
+def test_md_that_blows_up(models, tmp_path):
+    folder = tmp_path / "run"
+    result = run("md", models / "energy.tinynet", "--timestep", 500, "--interval", 1, "--output", folder)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert re.match(r"error: the run ended at step \d+ \(\S+ ps\): ", result.stderr)
+    assert f"Everything before it is in '{folder}'." in result.stderr
+    assert read(folder / "trajectory.traj", ":")
+
+
+def test_md_stops_where_the_model_was_not_trained(tmp_path):
+    result = run("md", "moo3", "--temperature", 3000, "--stop-on-extrapolation", "--output", tmp_path / "run")
+    assert result.exit_code == 1
+    assert "are in surroundings that the model was not trained on" in words(result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("gold",), "Invalid value for MODEL: gold is neither a file nor one of batio3, moo3."),
+        (
+            ("moo3", "--supercell", "2x2"),
+            "Invalid value for --supercell: supercell must be one number (2) or three (4x4x2), each at least "
+            "1, "
+            "got '2x2'.",
+        ),
+        (("moo3", "nothing.xyz"), "error: cannot read nothing.xyz: there is no such file."),
+        (("moo3", "--temperature", "-5"), "error: temperature must be a positive number; got -5.0."),
+        (("moo3", "--pressure", "2"), "error: pressure must be 0 at constant volume; got 2 GPa"),
+        (("moo3", "--steps", "0"), "Invalid value for '--steps':"),
+        (
+            ("moo3", "--keep-velocities"),
+            "error: velocities='keep' needs atoms with velocities; got atoms at rest.",
+        ),
+    ],
+)
+def test_md_wrong_usage(arguments, message, tmp_path):
+    result = run("md", *arguments, "--output", tmp_path / "run")
+    assert result.exit_code == 2
+    assert message in words(result.stderr)
+    assert not (tmp_path / "run").exists()
+
+
+def test_md_models_that_cannot_be_used(models, tmp_path):
+    result = run("md", models / "numbers.tinynet", "--output", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "error: atoms must have a calculator with forces; got one with ldos." in words(result.stderr)
+    result = run("md", models / "smooth.tinynet", "--output", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "the model was fitted on no single crystal; name a structure." in words(result.stderr)
+    (tmp_path / "text.tinynet").write_text("text")
+    result = run("md", tmp_path / "text.tinynet", "--output", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "is no zip archive." in words(result.stderr)
+
+
+def test_md_of_another_crystal(salt_file, tmp_path):
+    result = run("md", "moo3", salt_file, "--output", tmp_path / "run")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: structure")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("text", "cells"), [("1", (1, 1, 1)), ("3", (3, 3, 3)), ("4x4x2", (4, 4, 2))])
+def test_supercell_option(text, cells):
+    assert parse_supercell(text) == cells
+
+
+@pytest.mark.parametrize("text", ["", "0", "2x2", "2x0x2", "2x2x2x2", "-1", "1.5", "two"])
+def test_supercell_option_that_makes_no_sense(text):
+    with pytest.raises(ValueError, match="supercell") as error:
+        parse_supercell(text)
+    assert str(error.value) == (
+        f"supercell must be one number (2) or three (4x4x2), each at least 1, got {text!r}."
+    )
+
+
+def test_progress_is_for_terminals(monkeypatch):
+    """The bar counts the equilibration, too."""
+    seen = []
+    monkeypatch.setattr("rich.progress.Progress.update", lambda _, task, **what: seen.append(what))
+    with _progress(100, 400) as show:
+        show(-100, 300.0)
+        show(200, 310.4)
+    assert seen == [
+        {"completed": 0, "description": "equilibration, 300 K"},
+        {"completed": 300, "description": "production, 310 K"},
+    ]
+
+
+# ---- tinynet export ----------------------------------------------------------------------------------------
+
+
+def test_export_for_lammps(tmp_path):
+    folder = tmp_path / "run"
+    arguments = ("export", "moo3", "--lammps", "--supercell", "2x1x2", "--output", str(folder))
+    found = run(*arguments, "--temperature", "250")
+    assert found.exit_code == 0, found.stderr
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "in.run", "in.setup", "model.tinynet", "run.py", "structure.data", "structure.extxyz",
+    ]  # fmt: skip
+    assert "250.0" in (folder / "in.run").read_text()
+    assert len(read(folder / "structure.extxyz")) == 64
+    again = run(*arguments)
+    assert again.exit_code == 1
+    assert "must not hold files of an earlier export" in words(again.stderr)
+
+
+def test_export_for_nothing(tmp_path):
+    found = run("export", "moo3", "--output", str(tmp_path / "run"))
+    assert found.exit_code == 2
+    assert "name a program: --lammps." in words(found.stderr)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tinynet_sklearn.compiled import CompiledModel
     from tinynet_sklearn.containers import PerAtomArray
     from tinynet_sklearn.datasets import load_batio3, load_moo3
+    from tinynet_sklearn.dynamics import run_dynamics
     from tinynet_sklearn.features import CycleMomentFeaturizer
     from tinynet_sklearn.frames import SiteFrames
     from tinynet_sklearn.graph import (
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from tinynet_sklearn.preprocessing import PerAtom
     from tinynet_sklearn.pretrained import load_pretrained
     from tinynet_sklearn.regressor import BPNNRegressor
+    from tinynet_sklearn.run_results import DynamicsError, DynamicsResult
+    from tinynet_sklearn.run_settings import RunSettingsError
     from tinynet_sklearn.smooth import SmoothMomentFeaturizer
     from tinynet_sklearn.splits import time_blocks
 
@@ -44,6 +47,8 @@ _ROOM_OF = {
     "CompiledModel": "compiled",
     "CutoffBonds": "graph",
     "CycleMomentFeaturizer": "features",
+    "DynamicsError": "run_results",
+    "DynamicsResult": "run_results",
     "LossCurveDisplay": "learning_curves",
     "NaturalBonds": "graph",
     "NearNeighborBonds": "graph",
@@ -52,6 +57,7 @@ _ROOM_OF = {
     "PerAtom": "preprocessing",
     "PerAtomArray": "containers",
     "PotentialTargets": "potential_targets",
+    "RunSettingsError": "run_settings",
     "SiteFrames": "frames",
     "SmoothMomentFeaturizer": "smooth",
     "TinyNetCalculator": "calculator",
@@ -60,6 +66,7 @@ _ROOM_OF = {
     "load_model": "persistence",
     "load_moo3": "datasets",
     "load_pretrained": "pretrained",
+    "run_dynamics": "dynamics",
     "save_model": "persistence",
     "time_blocks": "splits",
 }
@@ -72,6 +79,8 @@ __all__ = [
     "CompiledModel",
     "CutoffBonds",
     "CycleMomentFeaturizer",
+    "DynamicsError",
+    "DynamicsResult",
     "LossCurveDisplay",
     "NaturalBonds",
     "NearNeighborBonds",
@@ -80,6 +89,7 @@ __all__ = [
     "PerAtom",
     "PerAtomArray",
     "PotentialTargets",
+    "RunSettingsError",
     "SiteFrames",
     "SmoothMomentFeaturizer",
     "TinyNetCalculator",
@@ -89,6 +99,7 @@ __all__ = [
     "load_model",
     "load_moo3",
     "load_pretrained",
+    "run_dynamics",
     "save_model",
     "time_blocks",
 ]

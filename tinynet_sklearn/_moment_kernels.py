@@ -16,7 +16,8 @@ work is linear in the number of triangles, a few multiplications each.
 
 Arrays of bonds and triangles are those of `Tables`; atoms and bonds are numbered within their structure, so
 tables of structures can be taken out and put together without touching the numbers. No loop allocates: the
-space that a structure needs is made once, for the largest of them, and stays in the cache of the processor.
+space that a structure needs (`Work`) is made once, for the largest of them, and stays in the cache of the
+processor.
 
 All that is compiled into one loop stands in this one file: the date of that file is all that numba looks at
 before it takes a loop from its cache on disk.
@@ -71,6 +72,49 @@ class Part(NamedTuple):
     vectors: np.ndarray
     sides: np.ndarray
     triangles: np.ndarray
+
+
+class Listed(NamedTuple):
+    """Pairs and triangles that are within the cutoffs, or may come there; as in `Tables`, of one structure.
+
+    Pair p leads to ``last`` in the cell that is moved by the translation ``images`` (n_pairs,) of a list.
+    ``n_sides`` pairs come first that may be sides of triangles.
+    """
+
+    first: np.ndarray
+    last: np.ndarray
+    images: np.ndarray
+    n_sides: int
+    triangles: np.ndarray
+
+
+class Work(NamedTuple):
+    """Space for what is worked out of one structure; made by `make_work` for up to ``most`` pairs.
+
+    ===========  =================================  ====================================================
+    name         shape                              meaning
+    ===========  =================================  ====================================================
+    hops         (most, n_pair)                     hops of each pair, and their slopes by its length
+    hop_slopes   (most, n_pair)
+    ring_hops    (most, n_ring)                     the same in walks of three and four hops
+    ring_slopes  (most, n_ring)
+    walks        (most, n_species, n_ring, n_ring)  see `_fill_walks`
+    seen         (n_species, n_ring, n_ring)        walks of one pair from one of its ends
+    by_...       as their namesakes                 slopes of the energy by these
+    by_length    (most,)                            ... and by the length of each pair
+    ===========  =================================  ====================================================
+    """
+
+    hops: np.ndarray
+    hop_slopes: np.ndarray
+    ring_hops: np.ndarray
+    ring_slopes: np.ndarray
+    walks: np.ndarray
+    seen: np.ndarray
+    by_hop: np.ndarray
+    by_walk: np.ndarray
+    by_seen: np.ndarray
+    by_length: np.ndarray
 
 
 class Basis(NamedTuple):
@@ -159,6 +203,87 @@ def find_triangles(offsets, keys, translations):  # type: ignore[no-untyped-def]
     return triangles[:n].copy()
 
 
+# ---- Structures that are followed --------------------------------------------------------------------------
+
+
+@kernel
+def unwrap(positions, cell, inverse_cell, periodic, scaled, unwrapped):  # type: ignore[no-untyped-def]
+    """Undo jumps into other cells, and find the two largest displacements.
+
+    ``scaled`` (n_atoms, 3): positions in units of the cell when the atoms were listed. What `positions`
+    have moved by beyond the deformation of the cell, and beyond the mean of all atoms, is a displacement
+    (Angstrom). Those positions that are nearest to the listed ones are written to ``unwrapped``.
+    """
+    n_atoms = positions.shape[0]
+    mean = np.zeros(3)
+    for i in range(n_atoms):
+        for c in range(3):
+            unwrapped[i, c] = positions[i, c]
+        for d in range(3):
+            along = 0.0
+            for c in range(3):
+                along += positions[i, c] * inverse_cell[c, d]
+            along -= scaled[i, d]
+            if periodic[d]:
+                cells = np.rint(along)
+                along -= cells
+                for c in range(3):
+                    unwrapped[i, c] -= cells * cell[d, c]
+            mean[d] += along / n_atoms
+    largest, second = 0.0, 0.0
+    for i in range(n_atoms):
+        length = 0.0
+        for c in range(3):
+            moved = unwrapped[i, c]
+            for d in range(3):
+                moved -= (scaled[i, d] + mean[d]) * cell[d, c]
+            length += moved * moved
+        if not length <= second:  # also where it is not a number
+            largest, second = (length, largest) if not length <= largest else (largest, length)
+    return np.sqrt(largest), np.sqrt(second)
+
+
+@kernel
+def follow(  # type: ignore[no-untyped-def]
+    positions, shifts, cutoff, ring_cutoff, listed, numbers, first, last, vectors, triangles
+):
+    """Of listed pairs and triangles, pick those that are within the cutoffs now; see `Tables`.
+
+    ``shifts`` (n_images, 3): translations, Angstrom; ``listed``: a `Listed`; ``numbers`` (n_listed,): space.
+    The rest is written. Returns the numbers of pairs, of sides (which come first) and of triangles, and the
+    shortest length.
+    """
+    n, n_sides, shortest = 0, 0, np.inf
+    for sides in (True, False):
+        # pairs that are sides of triangles come first: of those that may be sides, the ones that are; then
+        # the rest of these, and the others
+        for q in range(listed.n_sides if sides else listed.first.shape[0]):
+            if not sides and q < listed.n_sides and numbers[q] >= 0:
+                continue
+            i, j, image = listed.first[q], listed.last[q], listed.images[q]
+            x = positions[j, 0] - positions[i, 0] + shifts[image, 0]
+            y = positions[j, 1] - positions[i, 1] + shifts[image, 1]
+            z = positions[j, 2] - positions[i, 2] + shifts[image, 2]
+            length = np.sqrt(x * x + y * y + z * z)
+            if sides:
+                numbers[q] = n if length < ring_cutoff else -1
+            if length < (ring_cutoff if sides else cutoff):
+                first[n], last[n] = i, j
+                vectors[n, 0], vectors[n, 1], vectors[n, 2] = x, y, z
+                shortest = min(shortest, length)
+                n += 1
+        if sides:
+            n_sides = n
+    m = 0
+    for t in range(listed.triangles.shape[0]):
+        p, q, s = listed.triangles[t, 0], listed.triangles[t, 1], listed.triangles[t, 2]
+        p, q, s = numbers[p], numbers[q], numbers[s]
+        if p >= 0 and q >= 0 and s >= 0:
+            triangles[m, 0], triangles[m, 1], triangles[m, 2] = p, q, s
+            m += 1
+    return n, n_sides, m, shortest
+
+
 # ---- Hops --------------------------------------------------------------------------------------------------
 
 
@@ -197,8 +322,9 @@ def fill_hops(vectors, cutoff, inner, decay, orders, hops, slopes):  # type: ign
 def _add_products(left, right, orders, walk):  # type: ignore[no-untyped-def]
     """walk[a, b] += left[a] right[b]."""
     for a in range(len(orders)):
+        factor, row = left[a], walk[a]  # taken out, since the compiler cannot know that they stay the same
         for b in range(len(orders)):
-            walk[a, b] += left[a] * right[b]
+            row[b] += factor * right[b]
 
 
 @kernel
@@ -274,9 +400,11 @@ def _add_triangles(basis, neighbor, hop, walk, row):  # type: ignore[no-untyped-
     for third in range(neighbor, basis.n_species):
         column = basis.triangle_columns[neighbor, third]
         for a in range(n):
+            factor = hop[a]
             for c in range(a if third == neighbor else 0, n):
+                over = walk[third, c]
                 for b in range(n):
-                    row[column + b] += hop[a] * walk[third, c, b]
+                    row[column + b] += factor * over[b]
                 column += n
 
 
@@ -287,11 +415,13 @@ def _pull_triangles(basis, neighbor, hop, walk, slopes, hop_slope, walk_slope): 
     for third in range(neighbor, basis.n_species):
         column = basis.triangle_columns[neighbor, third]
         for a in range(n):
-            total = 0.0
+            factor, total = hop[a], 0.0
             for c in range(a if third == neighbor else 0, n):
+                over, by_over = walk[third, c], walk_slope[third, c]
                 for b in range(n):
-                    total += slopes[column + b] * walk[third, c, b]
-                    walk_slope[third, c, b] += slopes[column + b] * hop[a]
+                    slope = slopes[column + b]
+                    total += slope * over[b]
+                    by_over[b] += slope * factor
                 column += n
             hop_slope[a] += total
 
@@ -461,53 +591,75 @@ def _multiply(rows, factors, n):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def values(basis, tables, out):  # type: ignore[no-untyped-def]
-    """Add the moments of each atom to ``out`` (n_rows, n_columns)."""
+def make_work(basis, most):  # type: ignore[no-untyped-def]
+    """Space for structures of up to ``most`` pairs."""
     n_pair, n_ring, n_species = len(basis.pair_orders), len(basis.ring_orders), basis.n_species
-    most = _largest(tables.pair_offsets)
-    hops, slopes = np.empty((most, n_pair)), np.empty((most, n_pair))
-    ring_hops, ring_slopes = np.empty((most, n_ring)), np.empty((most, n_ring))
     walks, seen = np.empty((most, n_species, n_ring, n_ring)), np.empty((n_species, n_ring, n_ring))
-    for structure in range(tables.ring_counts.shape[0]):
-        part = _part_of(tables, structure)
-        rows = out[part.start : part.stop]
-        fill_hops(part.vectors, basis.cutoff, basis.inner, basis.decay, basis.pair_orders, hops, slopes)
-        _add_pairs(part, hops, basis.pair_orders, rows)
-        if n_ring > 0:
-            orders = basis.ring_orders
-            fill_hops(part.sides, basis.ring_cutoff, basis.inner, basis.decay, orders, ring_hops, ring_slopes)
-            _fill_walks(part, ring_hops, orders, walks)
-            _add_rings(basis, part, ring_hops, walks, seen, rows)
+    ring_hops = np.empty((most, n_ring))
+    return Work(
+        np.empty((most, n_pair)),
+        np.empty((most, n_pair)),
+        ring_hops,
+        np.empty_like(ring_hops),
+        walks,
+        seen,
+        np.empty_like(ring_hops),
+        np.empty_like(walks),
+        np.empty_like(seen),
+        np.empty(most),
+    )
 
 
 @kernel
-def pull(basis, tables, slopes, gradient, virials):  # type: ignore[no-untyped-def]
+def _fill_work(basis, part, work):  # type: ignore[no-untyped-def]
+    """Hops and walks of one structure."""
+    orders = basis.pair_orders
+    fill_hops(part.vectors, basis.cutoff, basis.inner, basis.decay, orders, work.hops, work.hop_slopes)
+    if len(basis.ring_orders) > 0:
+        orders = basis.ring_orders
+        hops, slopes = work.ring_hops, work.ring_slopes
+        fill_hops(part.sides, basis.ring_cutoff, basis.inner, basis.decay, orders, hops, slopes)
+        _fill_walks(part, hops, orders, work.walks)
+
+
+@kernel
+def values(basis, tables, work, out):  # type: ignore[no-untyped-def]
+    """Add the moments of each atom to ``out`` (n_rows, n_columns).
+
+    ``work`` then holds the hops and walks of the last structure.
+    """
+    for structure in range(tables.ring_counts.shape[0]):
+        part = _part_of(tables, structure)
+        rows = out[part.start : part.stop]
+        _fill_work(basis, part, work)
+        _add_pairs(part, work.hops, basis.pair_orders, rows)
+        if len(basis.ring_orders) > 0:
+            _add_rings(basis, part, work.ring_hops, work.walks, work.seen, rows)
+
+
+@kernel
+def pull(basis, tables, work, filled, slopes, gradient, virials):  # type: ignore[no-untyped-def]
     """Transposed derivative of `values`.
 
     ``slopes`` (n_rows, n_columns): derivatives of a scalar by the columns. Its derivatives by the positions
     are added to ``gradient`` (n_rows, 3), those by the strain to ``virials`` (n_structures, 3, 3).
+    ``filled``: whether there is one structure, and ``work`` still holds what `values` made of it.
     """
-    n_pair, n_ring, n_species = len(basis.pair_orders), len(basis.ring_orders), basis.n_species
-    most = _largest(tables.pair_offsets)
-    hops, hop_slopes = np.empty((most, n_pair)), np.empty((most, n_pair))
-    ring_hops, ring_slopes = np.empty((most, n_ring)), np.empty((most, n_ring))
-    walks, seen = np.empty((most, n_species, n_ring, n_ring)), np.empty((n_species, n_ring, n_ring))
-    by_walk, by_seen = np.empty_like(walks), np.empty_like(seen)
-    by_hop, by_length = np.empty((most, n_ring)), np.empty(most)
+    n_ring = len(basis.ring_orders)
     for structure in range(tables.ring_counts.shape[0]):
         part = _part_of(tables, structure)
         rows = slopes[part.start : part.stop]
-        fill_hops(part.vectors, basis.cutoff, basis.inner, basis.decay, basis.pair_orders, hops, hop_slopes)
-        _pull_pairs(part, hop_slopes, basis.pair_orders, rows, by_length)
+        if not filled:
+            _fill_work(basis, part, work)
+        by_length = work.by_length
+        _pull_pairs(part, work.hop_slopes, basis.pair_orders, rows, by_length)
         if n_ring > 0:
-            orders = basis.ring_orders
-            fill_hops(part.sides, basis.ring_cutoff, basis.inner, basis.decay, orders, ring_hops, ring_slopes)
-            _fill_walks(part, ring_hops, orders, walks)
-            _pull_rings(basis, part, ring_hops, walks, rows, seen, by_seen, by_hop, by_walk)
-            _pull_walks(part, ring_hops, by_walk, orders, by_hop)
+            hops, by_hop, by_walk = work.ring_hops, work.by_hop, work.by_walk
+            _pull_rings(basis, part, hops, work.walks, rows, work.seen, work.by_seen, by_hop, by_walk)
+            _pull_walks(part, hops, by_walk, basis.ring_orders, by_hop)
             for p in range(part.sides.shape[0]):
                 for a in range(n_ring):
-                    by_length[p] += by_hop[p, a] * ring_slopes[p, a]
+                    by_length[p] += by_hop[p, a] * work.ring_slopes[p, a]
         _pull_lengths(part, by_length, gradient[part.start : part.stop], virials[structure])
 
 

@@ -23,6 +23,7 @@ from tinynet_sklearn.evaluation import Evaluation, featurizers, fitted_steps
 from tinynet_sklearn.frames import IntArray
 from tinynet_sklearn.pipelines import PipelineEngine, predicts_energy
 from tinynet_sklearn.potential import BPNNPotential
+from tinynet_sklearn.smooth_engine import SmoothEngine, is_smooth
 from tinynet_sklearn.structures import as_structures
 
 __all__ = ["TinyNetCalculator"]
@@ -278,6 +279,8 @@ class TinyNetCalculator(Calculator):  # type: ignore[misc, unused-ignore]
                 topology=self.parameters["topology"],
                 n_threads=self.parameters["n_threads"],
             )
+        if is_smooth(self._steps):
+            return SmoothEngine(self.model, atoms)
         return PipelineEngine(self.model, atoms)
 
     def _report_extrapolation(self, flagged: IntArray) -> None:

@@ -149,7 +149,7 @@ class CompiledModel:
         self.reach = _reach(featurizer.reference_, pairs, entries)
         self._directed = featurizer.table_.layout.neighbor_span == 3
         self._turned = self.mode == "direct" and bool(regressor._framed)
-        self._kinds = list(kinds_of(featurizer, regressor, entries, self._dtype))
+        self._kinds = list(kinds_of(featurizer, regressor, entries))
         self._model = model_arrays(self._kinds, self._dtype)
         self._pool: ThreadPoolExecutor | None = None
         self._last: Floats | None = None
@@ -173,6 +173,12 @@ class CompiledModel:
         arrays = [array for part in parts for array in part]
         return sum(array.nbytes for array in [*arrays, *self._slopes])
 
+    @property
+    def needed_atoms(self) -> Ints:
+        """Atoms whose positions matter: all, or those that a part depends on."""
+        atoms: Ints = np.arange(len(self))[self._touched]
+        return atoms
+
     def restricted_to(self, centres: ArrayLike) -> CompiledModel:
         """Return a model of the same structure that evaluates some of the atoms only.
 
@@ -181,7 +187,7 @@ class CompiledModel:
         centres : array-like of int
             Atoms whose energies (or direct forces) are wanted. Those of all others count as zero; forces are
             the derivatives of the energies that are left. Only the positions of atoms within `reach` of a
-            centre matter.
+            centre matter; but the frames of direct models follow all atoms of a molecule or wire.
 
         Returns
         -------
@@ -195,8 +201,8 @@ class CompiledModel:
         given = np.asarray(centres)
         if given.size and given.dtype.kind not in "iu":
             raise ValueError(
-                f"centres must be numbers of atoms, 0 to {len(self) - 1}; got an array of {given.dtype}. Of a "
-                "mask, take np.flatnonzero."
+                f"centres must be numbers of atoms, 0 to {len(self) - 1}; got an array of {given.dtype}. Of "
+                "a mask, take np.flatnonzero."
             )
         chosen = np.unique(given.astype(np.int64))
         if len(chosen) and (chosen[0] < 0 or chosen[-1] >= len(self)):
@@ -331,10 +337,10 @@ class CompiledModel:
             for table, found in zip((kind.hops, kind.ends), (hops, ends), strict=True):
                 out = np.empty(len(mine) * table.pairs.shape[1], dtype=np.int32)
                 if out.size:
-                    tiling.fill(mine, rows, table.pairs, table.cells, table.flips, out)
+                    tiling.fill(mine, rows, table.pairs, table.cells, table.flips, out, kind.width)
                 found.append(out)
-            starts = range(0, len(mine), kernels.WIDTH)
-            blocks += [(number, start, min(kernels.WIDTH, len(mine) - start)) for start in starts]
+            starts = range(0, len(mine), kind.width)
+            blocks += [(number, start, min(kind.width, len(mine) - start)) for start in starts]
         self._model = self._model._replace(kinds=records)
         hop_table, end_table = joined(hops, np.int32), joined(ends, np.int32)
         limits = np.repeat(self._limits, tiling.n_cells)
@@ -422,6 +428,11 @@ class CompiledModel:
         sites, parents = self._featurizer.sites_, self._tiling.supercell.parents[self._lanes.atoms]
         if self._featurizer.frame != "site":
             self._lanes.frames[:] = np.eye(3)
+            return
+        if self._pbc.sum() > 1:  # two lattice vectors tell the rotation, wherever the atoms are
+            placed = self._reference.positions
+        elif not np.isfinite(placed).all():
+            self._lanes.frames[:] = np.nan
             return
         rotation = rotation_from(self._reference, self._structure(placed, lattice), placed)
         self._lanes.frames[:] = (sites.rotations @ rotation.T)[parents]

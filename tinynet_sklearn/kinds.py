@@ -30,6 +30,12 @@ from tinynet_sklearn.training import AtomNetwork
 
 __all__ = ["EntryTable", "Kind", "joined", "kinds_of", "model_arrays"]
 
+#: Relative differences below this are rounding errors of double precision, summed over a row.
+ROUNDING = 1e-12
+
+#: Multiplications up to which OpenBLAS does a matrix product in one thread.
+BLAS_SERIAL = 65536 * 4
+
 #: Activations as the kernels number them.
 ACTIVATIONS = {
     "tanh": kernels.TANH,
@@ -80,11 +86,15 @@ class Kind:
     def cost(self) -> int:
         """Multiplications for one atom, roughly."""
         of_entries = 4 * self.hops.pairs.shape[1] + 8 * self.ends.pairs.shape[1]
-        return (
-            of_entries
-            + sum(matrix.size for matrix in self.matrices[:1])
-            + self.action.n_operations * sum(matrix.size for matrix in self.matrices[1:])
-        )
+        of_layers = self.action.n_operations * sum(matrix.size for matrix in self.matrices)
+        return of_entries + sum(matrix.size for matrix in self.first) + of_layers
+
+    @property
+    def width(self) -> int:
+        """Atoms of a block: fewer where a product of the first layer would make BLAS start its threads."""
+        largest = max((matrix.size for matrix in self.first), default=0)
+        fitting = BLAS_SERIAL // max(largest, 1) // 8 * 8
+        return int(min(max(fitting, 8), kernels.WIDTH))
 
     @property
     def scratch(self) -> tuple[int, int]:
@@ -96,9 +106,7 @@ class Kind:
         return n_inputs + len(self.walk_lengths), of_networks
 
 
-def kinds_of(
-    featurizer: CycleMomentFeaturizer, regressor: Any, entries: list[AtomEntries], dtype: np.dtype
-) -> Iterator[Kind]:
+def kinds_of(featurizer: CycleMomentFeaturizer, regressor: Any, entries: list[AtomEntries]) -> Iterator[Kind]:
     """Sort the atoms of the reference into kinds.
 
     Parameters
@@ -107,8 +115,6 @@ def kinds_of(
     regressor : BPNNPotential or BPNNRegressor
     entries : list of AtomEntries
         Of the atoms of the reference.
-    dtype : dtype
-        Of the networks.
     """
     reference, sites, layout = featurizer.reference_, featurizer.sites_, featurizer.table_.layout
     energy = isinstance(regressor, BPNNPotential)
@@ -145,7 +151,6 @@ def kinds_of(
             np.frombuffer(base_bytes),
             network,
             action,
-            dtype,
             layout.neighbor_span == 3,
         )
 
@@ -156,7 +161,6 @@ def _kind(
     base: Floats,
     network: AtomNetwork,
     action: GroupAction,
-    dtype: np.dtype,
     directed: bool,
 ) -> Kind:
     """Leave out entries that the network does not take; fold the operations into its first matrix."""
@@ -173,7 +177,7 @@ def _kind(
     no_flips = np.full((len(parents), int(hops.sum())), -1)
     if network.stack is None:
         raise ValueError("a network is no plain stack of dense layers.")
-    stack = network.stack.astype(dtype)
+    stack = network.stack.astype(np.float64)
     folded, bias = action.fold(stack.weights[0], stack.biases[0])
     split = SignSplit.of(action)
     shape = (len(network.inputs.columns), action.n_operations, len(stack.biases[0]))
@@ -200,9 +204,19 @@ def _kind(
         split=split,
         first=split.matrices(folded.reshape(shape)),
         matrices=[np.ascontiguousarray(w.T) for w in stack.weights[1:]],
-        biases=[bias.reshape(shape[1:])[split.order].T.ravel(), *stack.biases[1:]],
+        biases=[_same_for_all(bias.reshape(shape[1:]))[split.order].T.ravel(), *stack.biases[1:]],
         activations=[ACTIVATIONS[name] for name in stack.activations],
     )
+
+
+def _same_for_all(biases: Floats) -> Floats:
+    """Biases (n_ops, n_units) of the images, without rounding errors where they are the same for all.
+
+    They are where inputs are counted from means that obey the site group, as after any fit that averages.
+    """
+    mean = biases.mean(axis=0)
+    alike = np.abs(biases - mean).max(initial=0.0) < ROUNDING * np.abs(biases).max(initial=1.0)
+    return np.broadcast_to(mean, biases.shape) if alike else biases
 
 
 def model_arrays(kinds: list[Kind], dtype: np.dtype) -> kernels.Model:
@@ -244,7 +258,7 @@ def model_arrays(kinds: list[Kind], dtype: np.dtype) -> kernels.Model:
         rotations += kind.action.n_operations
         targets += kind.n_outputs
     scalings = [kind.network.inputs for kind in kinds]
-    parts = [kind.split.parts for kind in kinds]
+    splits: list[Any] = [kind.split.parts for kind in kinds]
     limits = [_limits_of_inputs(scaling) for scaling in scalings]
     return kernels.Model(
         kinds=records,
@@ -257,9 +271,11 @@ def model_arrays(kinds: list[Kind], dtype: np.dtype) -> kernels.Model:
         scale=joined([1.0 / scaling.scale for scaling in scalings], np.float64),
         low=joined([low for low, _ in limits], np.float64),
         high=joined([high for _, high in limits], np.float64),
-        split_offsets=np.concatenate([[0], np.cumsum(joined([np.diff(p.indptr) for p in parts], np.int64))]),
-        split_inputs=joined([p.indices for p in parts], np.int64),
-        split_weights=joined([p.data for p in parts], dtype),
+        split_offsets=np.concatenate(
+            [[0], np.cumsum(joined([np.diff(part.indptr) for part in splits], np.int64))]
+        ),
+        split_inputs=joined([part.indices for part in splits], np.int64),
+        split_weights=joined([part.data for part in splits], dtype),
         sign_offsets=joined([kind.split.offsets for kind in kinds], np.int64),
         layers=np.array(layers, dtype=kernels.LAYER),
         weights=joined(weights, dtype),
@@ -282,4 +298,4 @@ def _limits_of_inputs(scaling: ColumnScaling) -> tuple[Floats, Floats]:
 
 def joined(parts: Sequence[NDArray], dtype: Any) -> NDArray:
     """Arrays one after the other; an empty one if there are none."""
-    return np.concatenate([np.zeros(0, dtype=dtype), *parts]).astype(dtype)
+    return np.concatenate([np.zeros(0, dtype=dtype), *parts]).astype(dtype, copy=False)

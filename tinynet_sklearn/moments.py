@@ -42,7 +42,7 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from tinynet_sklearn import _moment_kernels
-from tinynet_sklearn._moment_kernels import Basis, Tables
+from tinynet_sklearn._moment_kernels import Basis, Tables, Work
 from tinynet_sklearn.graph import MIN_DISTANCE, pairs_within
 from tinynet_sklearn.jacobians import JacobianGeometry, chosen_indices, chosen_items, offsets_of, shaped
 from tinynet_sklearn.structures import AtomicStructure, raise_problems
@@ -220,17 +220,10 @@ class SmoothGeometry:
     def __init__(
         self, definition: SmoothMoments, structures: Sequence[AtomicStructure], targets: Any = None
     ) -> None:
-        raise_problems("structures have no smooth moments", list(_problems(definition, structures)))
-        bonds = [_Bonds.of(definition, structure, index) for index, structure in enumerate(structures)]
-        raise_problems("structures have no smooth moments", [text for b in bonds for text in b.problems])
+        bonds = checked_bonds(definition, structures)
         position = np.searchsorted(definition.species, np.concatenate([s.numbers for s in structures]))
-        self.targets = targets
-        self.volumes = np.array(
-            [abs(np.linalg.det(s.cell)) if s.pbc.all() else np.nan for s in structures], dtype=np.float64
-        )
-        self._definition = definition
-        self._basis = definition.basis()
-        self._tables = Tables(
+        volumes = [abs(np.linalg.det(s.cell)) if s.pbc.all() else np.nan for s in structures]
+        tables = Tables(
             atom_offsets=offsets_of([len(s) for s in structures]),
             pair_offsets=offsets_of([len(b.first) for b in bonds]),
             ring_counts=np.array([b.n_sides for b in bonds], dtype=np.int64),
@@ -241,6 +234,50 @@ class SmoothGeometry:
             vectors=np.concatenate([b.vectors for b in bonds]),
             triangles=np.concatenate([b.triangles for b in bonds]),
         )
+        self._set(definition, definition.basis(), tables, np.array(volumes, dtype=np.float64), targets)
+
+    def _set(
+        self,
+        definition: SmoothMoments,
+        basis: Basis,
+        tables: Tables,
+        volumes: NDArray[np.floating],
+        targets: Any = None,
+        work: Work | None = None,
+    ) -> None:
+        self._definition, self._basis, self._tables = definition, basis, tables
+        self.volumes, self.targets = volumes, targets
+        self._work, self._filled = work, False
+
+    @classmethod
+    def of_tables(
+        cls,
+        definition: SmoothMoments,
+        basis: Basis,
+        tables: Tables,
+        volumes: NDArray[np.floating],
+        targets: Any = None,
+        work: Work | None = None,
+    ) -> "SmoothGeometry":
+        """Geometry of bonds and triangles that are known.
+
+        Parameters
+        ----------
+        definition, targets
+            As in the constructor.
+        basis : Basis
+            That of the definition.
+        tables : Tables
+            Bonds and triangles.
+        volumes : (n_structures,) ndarray
+            Of each cell, Angstrom^3; NaN where not all directions are periodic.
+        work : Work or None, default=None
+            Space for one structure, from which `pull` takes what `values` left there. Without, both make
+            hops and walks anew.
+        """
+        geometry = object.__new__(cls)
+        geometry._set(definition, basis, tables, volumes, targets, work)
+        return geometry
 
     @property
     def definition(self) -> SmoothMoments:
@@ -257,6 +294,11 @@ class SmoothGeometry:
         """Memory of the tables."""
         return sum(array.nbytes for array in self._tables)
 
+    def _space(self) -> Work:
+        if self._work is not None:
+            return self._work
+        return _moment_kernels.make_work(self._basis, int(np.diff(self._tables.pair_offsets).max(initial=0)))
+
     def __len__(self) -> int:
         return len(self._tables.ring_counts)
 
@@ -267,11 +309,7 @@ class SmoothGeometry:
         atom_offsets, atoms = chosen_items(tables.atom_offsets, chosen)
         pair_offsets, pairs = chosen_items(tables.pair_offsets, chosen)
         triangle_offsets, triangles = chosen_items(tables.triangle_offsets, chosen)
-        part = object.__new__(SmoothGeometry)
-        part._definition, part._basis = self._definition, self._basis
-        part.targets = None if self.targets is None else self.targets[chosen]
-        part.volumes = self.volumes[chosen]
-        part._tables = Tables(
+        part = Tables(
             atom_offsets=atom_offsets,
             pair_offsets=pair_offsets,
             ring_counts=tables.ring_counts[chosen],
@@ -282,7 +320,8 @@ class SmoothGeometry:
             vectors=tables.vectors[pairs],
             triangles=tables.triangles[triangles],
         )
-        return part
+        targets = None if self.targets is None else self.targets[chosen]
+        return SmoothGeometry.of_tables(self._definition, self._basis, part, self.volumes[chosen], targets)
 
     @property
     def cached_nbytes(self) -> int:
@@ -319,7 +358,8 @@ class SmoothGeometry:
     def values(self) -> NDArray[np.floating]:
         """Columns of all atoms, structure after structure, shape (n_rows, n_columns)."""
         out = np.zeros((self.n_rows, self._definition.n_columns))
-        _moment_kernels.values(self._basis, self._tables, out)
+        _moment_kernels.values(self._basis, self._tables, self._space(), out)
+        self._filled = self._work is not None
         return out
 
     def pull(self, slopes: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
@@ -345,7 +385,7 @@ class SmoothGeometry:
         """
         given = shaped("slopes", slopes, (self.n_rows, self._definition.n_columns))
         gradient, virials = np.zeros((self.n_rows, 3)), np.zeros((len(self), 3, 3))
-        _moment_kernels.pull(self._basis, self._tables, given, gradient, virials)
+        _moment_kernels.pull(self._basis, self._tables, self._space(), self._filled, given, gradient, virials)
         return gradient, virials
 
     def push(
@@ -378,21 +418,37 @@ class SmoothGeometry:
         return out
 
 
-@dataclass(frozen=True, eq=False)
-class _Bonds:
-    """Pairs and triangles of one structure, as in `Tables`, and what is wrong with it."""
+def checked_bonds(definition: SmoothMoments, structures: Sequence[AtomicStructure]) -> "list[Bonds]":
+    """Pairs and triangles of structures, or an error that names all faulty ones; see `SmoothGeometry`."""
+    raise_problems("structures have no smooth moments", list(_problems(definition, structures)))
+    bonds = [Bonds.of(definition, structure, index) for index, structure in enumerate(structures)]
+    raise_problems("structures have no smooth moments", [text for b in bonds for text in b.problems])
+    return bonds
 
+
+@dataclass(frozen=True, eq=False)
+class Bonds:
+    """Pairs and triangles of one structure, as in `Tables`, and what is wrong with it.
+
+    ``scaled`` (n_atoms, 3) are the positions in units of the lattice vectors, those of periodic directions
+    inside the cell. Pair p leads to atom ``last`` in the cell ``cells`` (n_pairs, 3), counted from there.
+    """
+
+    scaled: NDArray[np.floating]
     first: NDArray[np.int32]
     last: NDArray[np.int32]
+    cells: NDArray[np.int64]
     vectors: NDArray[np.floating]
     n_sides: int
     triangles: NDArray[np.int32]
     problems: list[str]
 
     @classmethod
-    def of(cls, definition: SmoothMoments, structure: AtomicStructure, index: int) -> "_Bonds":
+    def of(cls, definition: SmoothMoments, structure: AtomicStructure, index: int) -> "Bonds":
+        """Find them; ``index`` is the number of the structure in messages."""
         # Inside the cell, cells of neighbours are small numbers, however far the atoms have wandered.
-        wrap = np.floor(structure.scaled_positions()) * structure.pbc
+        scaled = structure.scaled_positions()
+        wrap = np.floor(scaled) * structure.pbc
         positions = structure.positions - wrap @ structure.cell
         wrapped = AtomicStructure(structure.numbers, positions, structure.cell, structure.pbc)
         i, j, cells, lengths = pairs_within(wrapped, definition.cutoff)
@@ -424,7 +480,8 @@ class _Bonds:
             ends = np.column_stack([j, cell_keys[order]])[:n_sides]
             triangles = _moment_kernels.find_triangles(offsets, keys[order][:n_sides], ends)
         vectors = positions[j] - positions[i] + cells @ structure.cell
-        return cls(i.astype(np.int32), j.astype(np.int32), vectors, n_sides, triangles, problems)
+        first, last = i.astype(np.int32), j.astype(np.int32)
+        return cls(scaled - wrap, first, last, cells, vectors, n_sides, triangles, problems)
 
 
 def _problems(definition: SmoothMoments, structures: Sequence[AtomicStructure]) -> Iterable[str]:

@@ -12,15 +12,19 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from sklearn.pipeline import FeatureUnion
 
 from tinynet_sklearn.evaluation import Evaluation, featurizers, fitted_steps
 from tinynet_sklearn.features import CycleMomentFeaturizer
+from tinynet_sklearn.potential import BPNNPotential
+from tinynet_sklearn.potential_training import potential_keys
 from tinynet_sklearn.reference import lay_onto, mismatch
+from tinynet_sklearn.regressor import BPNNRegressor
+from tinynet_sklearn.rows import network_keys
 from tinynet_sklearn.structures import AtomicStructure, as_structures
 
-__all__ = ["PipelineEngine", "predicts_energy"]
+__all__ = ["PipelineEngine", "outside_training", "predicts_energy"]
 
 
 def predicts_energy(regressor: Any) -> bool:
@@ -83,16 +87,45 @@ class PipelineEngine:
         features: Any = [atoms]
         for step in self._transformers:
             features = step.transform(features)
+        outside = outside_training(self._regressor, features)
         if self.mode == "direct":
             outputs = np.array(self._regressor.predict(features), dtype=np.float64)
-            return Evaluation(outputs if outputs.shape[1] == 3 else None, outputs=outputs)
+            forces = outputs if outputs.shape[1] == 3 else None
+            return Evaluation(forces, outputs=outputs, extrapolating=outside)
         found = self._regressor.predict(features, output="all")
         virial = None
         if found.stress is not None and self._pbc.all():
             virial = found.stress[0][[0, 5, 4, 5, 1, 3, 4, 3, 2]].reshape(3, 3) * atoms.get_volume()
         return Evaluation(
-            np.array(found.forces[0], dtype=np.float64), energy=float(found.energy[0]), virial=virial
+            np.array(found.forces[0], dtype=np.float64),
+            energy=float(found.energy[0]),
+            virial=virial,
+            extrapolating=outside,
         )
+
+
+def outside_training(regressor: Any, features: Any) -> NDArray[np.bool_] | None:
+    """Atoms whose features lie beyond those of the training; None where the model does not know them.
+
+    Parameters
+    ----------
+    regressor : BPNNRegressor, BPNNPotential or another one
+        Fitted.
+    features : PerAtomArray
+        What it predicts from.
+    """
+    if not isinstance(regressor, BPNNRegressor | BPNNPotential):
+        return None
+    networks = regressor.atom_networks_
+    if any(net.inputs.limits() is None for net in networks.values()):
+        return None
+    find_keys = potential_keys if isinstance(regressor, BPNNPotential) else network_keys
+    keys = find_keys(features, regressor._fitted_with["networks"])
+    outside = np.zeros(len(keys), dtype=np.bool_)
+    for key in np.unique(keys):
+        rows = keys == key
+        outside[rows] = networks[int(key)].inputs.outside(features.values[rows])
+    return outside
 
 
 def _adapted(step: Any, structure: AtomicStructure) -> Any:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tinynet_sklearn.inspection import Finding, ForceStatistics, Inspection, Topology
     from tinynet_sklearn.lengths import VectorLength
     from tinynet_sklearn.quickstart import ErrorRow, SpeciesFeatures
+    from tinynet_sklearn.run_results import DynamicsResult
+    from tinynet_sklearn.run_settings import RunSettings
 
 #: Heights of the bars, an eighth of a line each.
 BARS = " ▁▂▃▄▅▆▇█"
@@ -91,6 +93,63 @@ def print_inspection(console: Console, path: str, bonds: Any, found: Inspection)
     notes = [finding for finding in found.findings if not finding.problem]
     if notes:
         section(console, "Notes", *_findings(notes, ""))
+
+
+def print_dynamics(console: Console, result: DynamicsResult, learned_stress: bool) -> None:
+    """Print how a run of molecular dynamics went."""
+    found, settings = result.summary(), result.settings
+    what = {"nvt": f"NVT ({settings.thermostat})", "nve": "NVE", "npt": f"NPT ({settings.cell} cell)"}
+    reached = f"{result.step:,} of {settings.n_steps:,} steps, {found['time_ps']:.4g} ps"
+    if result.step < 0:
+        reached = f"{-result.step:,} steps before the end of the equilibration"
+    section(
+        console,
+        f"{what[settings.ensemble]} of {found['formula']}, {_plural(found['n_atoms'], 'atom')}",
+        "forces: " + _FORCES_OF[found["mode"]],
+        reached + ("" if result.finished else " (not finished)"),
+    )
+    section(console, "Production", *_dynamics_lines(found, settings, learned_stress))
+    if result.folder is not None:
+        names = sorted(path.name for path in result.folder.iterdir() if not path.name.startswith("."))
+        section(console, "Files", f"{result.folder}: {', '.join(names)}")
+
+
+_FORCES_OF = {
+    "energy": "gradient of an energy",
+    "direct": "predicted directly, gradient of no energy; the table has none",
+}
+
+
+def _dynamics_lines(found: dict[str, Any], settings: RunSettings, learned_stress: bool) -> list[str]:
+    if found["temperature_mean_K"] is None:
+        return ["Not reached."]
+    expected = (
+        f" (canonical: {found['temperature_std_expected_K']:.3g})" if settings.ensemble != "nve" else ""
+    )
+    lines = [
+        f"temperature: {found['temperature_mean_K']:.4g} K, standard deviation "
+        f"{found['temperature_std_K'] or 0:.3g} K{expected}"
+    ]
+    if found["drift_meV_per_atom_ps"] is not None:
+        energy = "total energy" if settings.ensemble == "nve" else "conserved energy"
+        lines.append(f"drift of the {energy}: {found['drift_meV_per_atom_ps']:.2g} meV/atom/ps")
+    if found["pressure_mean_GPa"] is not None:
+        trust = "" if learned_stress else " (extrapolated: the model learned no stress)"
+        lines.append(f"pressure: {found['pressure_mean_GPa']:.3g} GPa{trust}")
+    if settings.ensemble == "npt":
+        lines.append(f"volume: {found['volume_mean_A3'] / found['n_atoms']:.4g} cubic Angstrom/atom")
+    if found["extrapolating_atoms_mean"] is not None:
+        most, share = found["extrapolating_atoms_most"], found["frames_with_extrapolating_atoms"]
+        lines.append(
+            f"atoms outside of the training data: {found['extrapolating_atoms_mean']:.3g} on average, "
+            f"at most {most:.0f}, in {share:.0%} of the frames"
+        )
+    if found["seconds_per_step"] is not None:
+        lines.append(
+            f"time: {1e3 * found['seconds_per_step']:.3g} ms per step, "
+            f"{found['microseconds_per_atom_step']:.3g} microseconds per atom"
+        )
+    return lines
 
 
 def bar(counts: Sequence[int], marked: Sequence[int]) -> Text:

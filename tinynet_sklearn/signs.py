@@ -80,7 +80,9 @@ class SignSplit:
         return cls(
             order=order.reshape(-1, len(signs)).T.ravel(),
             n_signs=len(signs),
-            parts=csr_array(np.array([part for found in parts for part in found]).reshape(-1, n_inputs)),
+            parts=csr_array(
+                np.array([part for found in parts for part in found]).reshape(n_inputs, n_inputs)
+            ),
             offsets=np.concatenate([[0], np.cumsum([len(found) for found in parts])]),
         )
 
@@ -93,7 +95,11 @@ class SignSplit:
             First matrix under every operation, as `GroupAction.fold` gives it.
         """
         representatives = self.order[: len(self.order) // self.n_signs]
-        rotated = folded[:, representatives].transpose(2, 1, 0).reshape(-1, len(folded))
+        rotated = (
+            folded[:, representatives]
+            .transpose(2, 1, 0)
+            .reshape(folded.shape[2] * len(representatives), len(folded))
+        )
         split = (self.parts @ rotated.T.astype(np.float64)).T
         return [split[:, a:b].astype(folded.dtype) for a, b in itertools.pairwise(self.offsets)]
 
@@ -166,10 +172,9 @@ def _composes(action: GroupAction, matrices: list[csr_array], cosets: IntArray) 
     direct = (action.images(probe) - action.shift)[0]
     for number, matrix in enumerate(matrices):
         moved = (action.images((matrix @ probe[0])[None]) - action.shift)[0]
-        if (
-            np.abs(moved[cosets[:, 0]] - direct[cosets[:, number]]).max(initial=0.0)
-            > SAME * np.abs(probe).max()
-        ):
+        if np.abs(moved[cosets[:, 0]] - direct[cosets[:, number]]).max(initial=0.0) > SAME * np.abs(
+            probe
+        ).max(initial=0.0):
             return False
     return True
 

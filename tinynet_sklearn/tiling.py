@@ -169,7 +169,14 @@ class Tiling:
         self._representatives = np.stack(np.unravel_index(np.arange(self.n_cells), sizes), axis=1)
 
     def fill(
-        self, atoms: Ints, parents: Ints, pairs: Ints, shifts: Ints, flips: Ints, out: NDArray[np.int32]
+        self,
+        atoms: Ints,
+        parents: Ints,
+        pairs: Ints,
+        shifts: Ints,
+        flips: Ints,
+        out: NDArray[np.int32],
+        width: int = _force_kernels.WIDTH,
     ) -> None:
         """Write the pairs of all entries of some atoms, block by block; see `_force_kernels.Lanes`.
 
@@ -184,6 +191,8 @@ class Tiling:
         shifts : ndarray of int of shape (n_parents, n_entries, 3)
             Cell of the pair's first atom, as seen from the atom.
         out : ndarray of int32 of shape (n_atoms * n_entries,)
+        width : int, default=WIDTH
+            Atoms of a block.
         """
         distinct, rows = np.unique(shifts.reshape(-1, 3), axis=0, return_inverse=True)
         neighbors = np.empty((len(distinct), self.n_cells), dtype=np.int32)
@@ -197,6 +206,6 @@ class Tiling:
             np.ascontiguousarray(flips),
             neighbors,
             self.n_cells,
-            _force_kernels.WIDTH,
+            width,
             out,
         )

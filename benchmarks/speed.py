@@ -185,11 +185,13 @@ def time_embedding(engine, atoms, repeat):
     placed, cell = engine._placed(atoms.positions, atoms.cell.array)
     translations = engine._tiling.cells @ cell
     outside = np.zeros(len(atoms), dtype=bool)
-    n_pairs, scratch = len(engine._pairs.first), engine._scratch[0]
+    scratch, columns = engine._scratch[0], engine._columns[0]
     tables = (engine._model, engine._lanes, engine._blocks[0], engine._geometry, engine._directed)
 
     def call():
-        kernels.measure_pairs(placed, translations, engine._pairs, 0, n_pairs, engine._geometry)
+        kernels.measure_pairs(
+            placed, translations, engine._pairs, engine._pair_rows, *columns, engine._geometry
+        )
         embed(*tables, scratch.wide, scratch.real, outside)
 
     return statistics.median(seconds(call, repeat)[0]) / len(atoms) * 1e6

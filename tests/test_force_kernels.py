@@ -178,7 +178,7 @@ def some_pairs(n_pairs, seed=0):
     images = np.where(first == last, rng.integers(1, 4, n_pairs), rng.integers(0, 4, n_pairs))
     limits = rng.choice([2.0, 8.0, 12.0, np.inf], n_pairs)
     pairs = kernels.Pairs(first, last, images.astype(np.int32), limits)
-    geometry = kernels.Geometry(*(np.full(shape, 7.5) for shape in ((3, n_pairs), n_pairs, n_pairs)))
+    geometry = kernels.Geometry(np.full((3, n_pairs), 7.5), np.full(n_pairs, 7.5))
     return positions, cell, cells, pairs, geometry
 
 
@@ -191,64 +191,87 @@ def end_points(positions, cell, cells, pairs):
         )
 
 
-@pytest.mark.parametrize("n_pairs", [0, 1, 5, 83])
-def test_vectors_lengths_and_factors(n_pairs):
+@pytest.mark.parametrize("n_pairs", [0, 1, 5, 83, 2500])
+def test_vectors_and_factors(n_pairs):
     positions, cell, cells, pairs, geometry = some_pairs(n_pairs)
-    beyond = kernels.measure_pairs(positions, cells @ cell, pairs, 0, n_pairs, geometry)
+    beyond = kernels.measure_pairs(positions, cells @ cell, pairs, 1, 0, n_pairs, geometry)
     ends = list(end_points(positions, cell, cells, pairs))
     lengths = [math.dist(a, b) for a, b in ends]
     assert beyond == sum(d > limit for d, limit in zip(lengths, pairs.limits, strict=True))
     assert n_pairs < 50 or 5 < beyond < n_pairs - 5
     assert_allclose(geometry.vectors.T, np.reshape([b - a for a, b in ends], (-1, 3)), atol=1e-13)
-    assert_allclose(geometry.lengths, lengths, rtol=1e-14)
     assert_allclose(geometry.factors, [math.exp(-d) for d in lengths], rtol=1e-13)
+    without = kernels.Geometry(np.empty((3, 0)), np.empty(n_pairs))
+    assert kernels.measure_pairs(positions, cells @ cell, pairs, 1, 0, n_pairs, without) == beyond
+    assert_array_equal(without.factors, geometry.factors)
+
+
+@pytest.mark.parametrize("n_rows", [4, 10])
+def test_pairs_as_a_table(n_rows):
+    """Copies of pairs, column by column, are measured and pushed as if one after the other."""
+    positions, cell, cells, pairs, flat = some_pairs(2000)
+    beyond = kernels.measure_pairs(positions, cells @ cell, pairs, 1, 0, 2000, flat)
+    table = kernels.Geometry(np.full((3, 2000), 7.5), np.full(2000, 7.5))
+    columns = 2000 // n_rows
+    slopes = np.random.default_rng(3).normal(size=2000)
+    forces, voigt = np.zeros((2, 6, 3)), np.zeros((2, 6))
+    kernels.add_pair_forces(positions, cells @ cell, pairs, 1, 0, 2000, slopes, forces[0], voigt[0])
+    for start, stop in ((0, 150), (150, columns)):
+        share = (positions, cells @ cell, pairs, n_rows, start, stop)
+        beyond -= kernels.measure_pairs(*share, table)
+        kernels.add_pair_forces(*share, slopes, forces[1], voigt[1])
+    assert beyond == 0
+    assert_array_equal(table.factors, flat.factors)
+    assert_array_equal(table.vectors, flat.vectors)
+    assert_allclose(forces[1], forces[0], atol=1e-11)
+    assert_allclose(voigt[1], voigt[0], atol=1e-10)
 
 
 def test_a_share_of_the_pairs():
     """Threads share the arrays: none may touch what is another's."""
     positions, cell, cells, pairs, geometry = some_pairs(40)
     whole = kernels.Geometry(*(array.copy() for array in geometry))
-    beyond = kernels.measure_pairs(positions, cells @ cell, pairs, 0, 40, whole)
-    parts = kernels.measure_pairs(positions, cells @ cell, pairs, 11, 30, geometry)
+    beyond = kernels.measure_pairs(positions, cells @ cell, pairs, 1, 0, 40, whole)
+    parts = kernels.measure_pairs(positions, cells @ cell, pairs, 1, 11, 30, geometry)
     for array, expected in zip(geometry, whole, strict=True):
         assert_array_equal(array[..., 11:30], expected[..., 11:30])
         assert_array_equal(array[..., :11], 7.5)
         assert_array_equal(array[..., 30:], 7.5)
-    parts += kernels.measure_pairs(positions, cells @ cell, pairs, 0, 11, geometry)
-    parts += kernels.measure_pairs(positions, cells @ cell, pairs, 30, 40, geometry)
+    parts += kernels.measure_pairs(positions, cells @ cell, pairs, 1, 0, 11, geometry)
+    parts += kernels.measure_pairs(positions, cells @ cell, pairs, 1, 30, 40, geometry)
     assert parts == beyond
     assert_array_equal(geometry.factors, whole.factors)
 
 
 @extremes
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e200])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e100])
 def test_pairs_of_an_atom_that_is_nowhere(value):
     positions, cell, cells, pairs, geometry = some_pairs(83)
-    kernels.measure_pairs(positions, cells @ cell, pairs, 0, 83, geometry)
-    before = geometry.lengths.copy()
+    kernels.measure_pairs(positions, cells @ cell, pairs, 1, 0, 83, geometry)
+    before = geometry.factors.copy()
     positions[2, 1] = value
-    beyond = kernels.measure_pairs(positions, cells @ cell, pairs, 0, 83, geometry)
+    beyond = kernels.measure_pairs(positions, cells @ cell, pairs, 1, 0, 83, geometry)
     moved = (pairs.first == 2) | (pairs.last == 2)
     bounded = np.isfinite(pairs.limits)
-    too_long = ~(geometry.lengths <= pairs.limits)
+    lengths = np.linalg.norm(geometry.vectors, axis=0)
+    too_long = ~(lengths <= pairs.limits)
     assert beyond == np.count_nonzero(too_long)
     assert too_long[moved & bounded & (pairs.first != pairs.last)].all()
-    assert_array_equal(geometry.lengths[~moved], before[~moved])
+    assert_array_equal(geometry.factors[~moved], before[~moved])
 
 
 @pytest.mark.parametrize("n_pairs", [0, 1, 83])
 def test_forces_and_virial_of_pairs(n_pairs):
-    positions, cell, cells, pairs, geometry = some_pairs(n_pairs)
-    kernels.measure_pairs(positions, cells @ cell, pairs, 0, n_pairs, geometry)
+    positions, cell, cells, pairs, _ = some_pairs(n_pairs)
     slopes = np.random.default_rng(3).normal(size=n_pairs)
     gradient, virial = pulled_lengths(positions, cell, pairs.first, pairs.last, cells[pairs.images], slopes)
     forces, voigt = np.zeros((6, 3)), np.zeros(6)
-    kernels.add_pair_forces(pairs, 0, n_pairs, geometry, slopes, forces, voigt)
+    kernels.add_pair_forces(positions, cells @ cell, pairs, 1, 0, n_pairs, slopes, forces, voigt)
     assert_allclose(forces, -gradient, atol=1e-12)
     assert_allclose(voigt, virial[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]], atol=1e-11)
     cut = n_pairs // 3
     for start, stop in ((0, cut), (cut, n_pairs)):  # adds to what is there
-        kernels.add_pair_forces(pairs, start, stop, geometry, slopes, forces, voigt)
+        kernels.add_pair_forces(positions, cells @ cell, pairs, 1, start, stop, slopes, forces, voigt)
     assert_allclose(forces, -2 * gradient, atol=1e-12)
     assert_allclose(voigt, 2 * virial[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]], atol=1e-11)
 

@@ -32,6 +32,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 #: Most atoms of a block. Long enough for vector instructions, short enough for the cache of a core.
 WIDTH = 64
 
+#: Pairs that are measured at a time; where they are copies of one pair, cells of which all pairs are.
+CHUNK = 128
+
 #: Activations by number.
 TANH, SIGMOID, RELU, SOFTPLUS, LINEAR = range(5)
 
@@ -162,10 +165,9 @@ class Model(NamedTuple):
 
 
 class Geometry(NamedTuple):
-    """Pairs as they are now: ``vectors`` (3, n_pairs), ``lengths`` and ``factors`` (n_pairs,)."""
+    """Pairs as they are now: ``factors`` exp(-d) (n_pairs,); ``vectors`` (3, n_pairs), or none, (3, 0)."""
 
     vectors: np.ndarray
-    lengths: np.ndarray
     factors: np.ndarray
 
 
@@ -248,48 +250,78 @@ def _exp(values):  # type: ignore[no-untyped-def]
 
 
 @fused
-def measure_pairs(positions, translations, pairs, start, stop, geometry):  # type: ignore[no-untyped-def]
-    """Vectors, lengths and factors of pairs start:stop; returns how many are not within their limits."""
-    vectors, lengths, factors = geometry.vectors, geometry.lengths, geometry.factors
-    for p in range(start, stop):
-        i, j, m = pairs.first[p], pairs.last[p], pairs.images[p]
-        x = positions[j, 0] + translations[m, 0] - positions[i, 0]
-        y = positions[j, 1] + translations[m, 1] - positions[i, 1]
-        z = positions[j, 2] + translations[m, 2] - positions[i, 2]
-        vectors[0, p], vectors[1, p], vectors[2, p] = x, y, z
-        lengths[p] = x * x + y * y + z * z
+def _pair_vector(positions, translations, pairs, p):  # type: ignore[no-untyped-def]
+    """From the first atom of a pair to the image of the last, Angstrom."""
+    i, j, m = pairs.first[p], pairs.last[p], pairs.images[p]
+    return (
+        positions[j, 0] + translations[m, 0] - positions[i, 0],
+        positions[j, 1] + translations[m, 1] - positions[i, 1],
+        positions[j, 2] + translations[m, 2] - positions[i, 2],
+    )
+
+
+@fused
+def measure_pairs(positions, translations, pairs, n_rows, start, stop, geometry):  # type: ignore[no-untyped-def]
+    """Factors of pairs, and their vectors where there is room for them.
+
+    Pairs are taken as a table of ``n_rows`` rows, of which columns start:stop are measured: where a row holds
+    the copies of one pair in all cells, those of neighbouring cells are measured together, while their atoms
+    are in the cache.
+
+    Returns how many pairs are longer than their limits, or not a number.
+    """
+    factors, vectors = geometry.factors, geometry.vectors
+    directed = vectors.shape[1] > 0
+    n_columns = pairs.first.shape[0] // n_rows
     beyond = 0
-    for p in range(start, stop):
-        length = np.sqrt(lengths[p])
-        lengths[p] = length
-        factors[p] = -length
-        beyond += not (length <= pairs.limits[p])  # NaN is beyond, too
-    _exp(factors[start:stop])
+    for column in range(start, stop, CHUNK):
+        for row in range(n_rows):
+            first = row * n_columns + column
+            last = first + min(CHUNK, stop - column)
+            for p in range(first, last):
+                x, y, z = _pair_vector(positions, translations, pairs, p)
+                factors[p] = x * x + y * y + z * z
+                if directed:
+                    vectors[0, p], vectors[1, p], vectors[2, p] = x, y, z
+            for p in range(first, last):
+                length = np.sqrt(factors[p])
+                factors[p] = -length
+                beyond += not (length <= pairs.limits[p])  # NaN is beyond, too
+            _exp(factors[first:last])
     return beyond
 
 
 @fused
-def add_pair_forces(pairs, start, stop, geometry, slopes, forces, virial):  # type: ignore[no-untyped-def]
-    """Turn slopes by the lengths of pairs into forces (n_atoms, 3) and the virial (6,), Voigt order."""
-    vectors, lengths = geometry.vectors, geometry.lengths
+def add_pair_forces(  # type: ignore[no-untyped-def]
+    positions, translations, pairs, n_rows, start, stop, slopes, forces, virial
+):
+    """Turn slopes by the lengths of pairs into forces (n_atoms, 3) and the virial (6,), Voigt order.
+
+    Pairs are taken as in `measure_pairs`. Vectors are worked out once more: for large crystals, that takes
+    less time than to store and fetch them.
+    """
     xx, yy, zz, yz, xz, xy = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    for p in range(start, stop):
-        along = slopes[p] / lengths[p]
-        dx, dy, dz = vectors[0, p], vectors[1, p], vectors[2, p]
-        fx, fy, fz = along * dx, along * dy, along * dz
-        i, j = pairs.first[p], pairs.last[p]
-        forces[i, 0] += fx
-        forces[i, 1] += fy
-        forces[i, 2] += fz
-        forces[j, 0] -= fx
-        forces[j, 1] -= fy
-        forces[j, 2] -= fz
-        xx += fx * dx
-        yy += fy * dy
-        zz += fz * dz
-        yz += fy * dz
-        xz += fx * dz
-        xy += fx * dy
+    n_columns = pairs.first.shape[0] // n_rows
+    for column in range(start, stop, CHUNK):
+        for row in range(n_rows):
+            first = row * n_columns + column
+            for p in range(first, first + min(CHUNK, stop - column)):
+                x, y, z = _pair_vector(positions, translations, pairs, p)
+                along = slopes[p] / np.sqrt(x * x + y * y + z * z)
+                fx, fy, fz = along * x, along * y, along * z
+                i, j = pairs.first[p], pairs.last[p]
+                forces[i, 0] += fx
+                forces[i, 1] += fy
+                forces[i, 2] += fz
+                forces[j, 0] -= fx
+                forces[j, 1] -= fy
+                forces[j, 2] -= fz
+                xx += fx * x
+                yy += fy * y
+                zz += fz * z
+                yz += fy * z
+                xz += fx * z
+                xy += fx * y
     virial[0] += xx
     virial[1] += yy
     virial[2] += zz

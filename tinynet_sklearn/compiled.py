@@ -244,11 +244,12 @@ class CompiledModel:
         outside = np.zeros(len(self), dtype=np.bool_)
 
         def measure(part: int) -> int:
-            start, stop = self._pair_ranges[part]
-            return int(kernels.measure_pairs(placed, translations, pairs, start, stop, geometry))
+            start, stop = self._columns[part]
+            found = kernels.measure_pairs(placed, translations, pairs, self._pair_rows, start, stop, geometry)
+            return int(found)
 
         if sum(self._each(measure)) and self.topology == "checked":
-            self._refuse_overlong()
+            self._refuse_overlong(placed, translations)
         if self.mode == "direct":
             outputs = np.zeros((len(self), self._kinds[0].n_outputs))
 
@@ -292,7 +293,10 @@ class CompiledModel:
 
         def push(part: int) -> tuple[Floats, Floats]:
             forces, virial = np.zeros((len(self), 3)), np.zeros(6)
-            kernels.add_pair_forces(pairs, *self._pair_ranges[part], geometry, slopes, forces, virial)
+            start, stop = self._columns[part]
+            kernels.add_pair_forces(
+                placed, translations, pairs, self._pair_rows, start, stop, slopes, forces, virial
+            )
             return forces, virial
 
         parts = self._each(push)
@@ -313,18 +317,21 @@ class CompiledModel:
     def _lay_out(self, centres: Ints) -> None:
         """Tables of the given atoms, and space to work in."""
         tiling, supercell = self._tiling, self._tiling.supercell
-        order = np.lexsort((supercell.classes(supercell.translations[centres]), supercell.parents[centres]))
+        # Some cells at a time: their pairs stay in the cache while all their atoms are worked through.
+        cells = supercell.classes(supercell.translations[centres])
+        order = np.lexsort((cells, supercell.parents[centres], cells // kernels.WIDTH))
         kind_of_parent = np.empty(len(self._entries), dtype=np.int64)
         row_of_parent = np.empty_like(kind_of_parent)
         for number, kind in enumerate(self._kinds):
             kind_of_parent[kind.parents] = number
             row_of_parent[kind.parents] = np.arange(len(kind.parents))
         ordered = centres[order]
-        kinds_of_lanes = kind_of_parent[supercell.parents[ordered]]
+        kinds_of_lanes, cells_of_lanes = kind_of_parent[supercell.parents[ordered]], cells[order]
         atoms: list[NDArray] = []
         hops: list[NDArray] = []
         ends: list[NDArray] = []
         blocks: list[tuple[int, int, int]] = []
+        regions: list[int] = []
         records = self._model.kinds.copy()
         for number, kind in enumerate(self._kinds):
             mine = ordered[kinds_of_lanes == number]
@@ -341,10 +348,12 @@ class CompiledModel:
                 found.append(out)
             starts = range(0, len(mine), kind.width)
             blocks += [(number, start, min(kind.width, len(mine) - start)) for start in starts]
+            regions += (cells_of_lanes[kinds_of_lanes == number][:: kind.width] // kernels.WIDTH).tolist()
         self._model = self._model._replace(kinds=records)
         hop_table, end_table = joined(hops, np.int32), joined(ends, np.int32)
-        limits = np.repeat(self._limits, tiling.n_cells)
+        limits = np.repeat(self._limits.astype(np.float32), tiling.n_cells)
         first, last, images = tiling.first, tiling.last, tiling.images
+        self._pair_rows = max(len(self._limits), 1) if tiling.n_cells >= kernels.CHUNK else 1
         if len(centres) < len(self):
             used = np.unique(np.concatenate([hop_table, end_table >> 1]))
             renumbered = np.zeros(len(first), dtype=np.int32)
@@ -352,16 +361,17 @@ class CompiledModel:
             hop_table = renumbered[hop_table]
             end_table = 2 * renumbered[end_table >> 1] + (end_table & 1)
             first, last, images, limits = first[used], last[used], images[used], limits[used]
+            self._pair_rows = 1
         self._pairs = kernels.Pairs(first, last, images, limits)
         frames = np.empty((len(centres) if self._directed or self._turned else 0, 3, 3))
         self._lanes = kernels.Lanes(joined(atoms, np.int64), frames, hop_table, end_table)
         n_pairs = len(first)
-        self._geometry = kernels.Geometry(np.empty((3, n_pairs)), np.empty(n_pairs), np.empty(n_pairs))
+        self._geometry = kernels.Geometry(np.empty((3, n_pairs if self._directed else 0)), np.empty(n_pairs))
         # Atoms that matter: those without a pair (none here, but in a part) may be anywhere.
         self._touched: Any = slice(None)
         if len(centres) < len(self):
             self._touched = np.unique(np.concatenate([first, last, centres]))
-        self._share_out(np.array(blocks, dtype=kernels.BLOCK))
+        self._share_out(np.array(blocks, dtype=kernels.BLOCK)[np.argsort(regions, kind="stable")])
 
     def _share_out(self, blocks: NDArray) -> None:
         """Divide blocks and pairs among threads, by the work that they are."""
@@ -369,8 +379,9 @@ class CompiledModel:
         share = np.cumsum(costs) / max(costs.sum(), 1)
         cuts = np.searchsorted(share, np.arange(1, self.n_threads) / self.n_threads)
         self._blocks = np.split(blocks, cuts)
-        edges = np.linspace(0, len(self._pairs.first), self.n_threads + 1).astype(int)
-        self._pair_ranges = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
+        n_columns = len(self._pairs.first) // self._pair_rows
+        edges = np.linspace(0, n_columns, self.n_threads + 1).astype(int)
+        self._columns = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
         wide, real = (max(sizes) for sizes in zip(*[kind.scratch for kind in self._kinds], strict=True))
         n = kernels.WIDTH
         self._scratch = [
@@ -440,9 +451,12 @@ class CompiledModel:
     def _flags(self, outside: NDArray) -> NDArray | None:
         return outside if np.isfinite(self._model.high).any() else None
 
-    def _refuse_overlong(self) -> None:
+    def _refuse_overlong(self, placed: Floats, translations: Floats) -> None:
         """Name the bond that is farthest beyond its limit."""
-        pairs, lengths = self._pairs, self._geometry.lengths
+        pairs = kernels.Pairs(*(part[np.isfinite(self._pairs.limits)] for part in self._pairs))
+        lengths = np.linalg.norm(
+            placed[pairs.last] + translations[pairs.images] - placed[pairs.first], axis=1
+        )
         if not np.isfinite(lengths).all():
             atom = int(pairs.first[np.flatnonzero(~np.isfinite(lengths))[0]])
             raise ValueError(

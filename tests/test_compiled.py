@@ -30,6 +30,7 @@ from tinynet_sklearn import (
     load_moo3,
     load_pretrained,
 )
+from tinynet_sklearn import _force_kernels as kernels
 from tinynet_sklearn.compiled import why_not_compiled
 from tinynet_sklearn.evaluation import fitted_steps
 from tinynet_sklearn.networks import KerasNetwork
@@ -445,6 +446,21 @@ def test_threads_share_the_work(energy_model, direct_model, precision):
                 assert_array_equal(many.energies, one.energies)
                 assert_allclose(many.energy, one.energy, rtol=1e-14)
                 assert_allclose(many.virial, one.virial, atol=1e-12)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_crystals_of_many_cells(energy_model, direct_model, n_threads):
+    """Pairs and atoms are worked through region by region: the numbers are those of one cell, repeated."""
+    for model in (energy_model, direct_model):
+        frame = deformed(perovskite(), 7)
+        atoms = supercell_of(frame, ((6, 1, 0), (0, 5, 0), (1, 0, 7)))  # 209 cells and a bit of everything
+        engine = CompiledModel(model, atoms, n_threads=n_threads)
+        assert engine._tiling.n_cells > max(kernels.CHUNK, 2 * kernels.WIDTH)
+        one, many = compute(CompiledModel(model, frame), frame), compute(engine, atoms)
+        assert_allclose(many.forces, one.forces[atoms.get_tags()], atol=FAR)
+        if model is energy_model:
+            assert_allclose(many.energies, one.energies[atoms.get_tags()], atol=FAR)
+            assert_allclose(many.virial, len(atoms) / len(frame) * one.virial, atol=1e-7)
 
 
 def test_more_threads_than_atoms():

@@ -32,6 +32,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 #: Most atoms of a block. Long enough for vector instructions, short enough for the cache of a core.
 WIDTH = 64
 
+#: BLAS multiplies rows of up to so many numbers per byte of a number faster than our own loops: 128 of single,
+#: 256 of double precision. Measured.
+SHORT = 32
+
+#: Multiplications up to which OpenBLAS does a matrix product in one thread.
+BLAS_SERIAL = 65536 * 4
+
 #: Pairs that are measured at a time; where they are copies of one pair, cells of which all pairs are.
 CHUNK = 128
 
@@ -134,6 +141,7 @@ class Model(NamedTuple):
     split_offsets     (n_inputs + 1,)  terms of each part of the inputs, see `signs.SignSplit` ...
     split_inputs      (n_terms,)       ... the input of each term
     split_weights     (n_terms,)       ... and its factor
+    join_...                           the transpose: terms of each input, by parts
     sign_offsets      (n_signs + 1,)   parts of each character, kind after kind
     layers            (n_layers,)      records of `LAYER`
     weights           (n_weights,)     matrices and biases; their type is that of the networks
@@ -156,6 +164,9 @@ class Model(NamedTuple):
     split_offsets: np.ndarray
     split_inputs: np.ndarray
     split_weights: np.ndarray
+    join_offsets: np.ndarray
+    join_parts: np.ndarray
+    join_weights: np.ndarray
     sign_offsets: np.ndarray
     layers: np.ndarray
     weights: np.ndarray
@@ -372,6 +383,44 @@ def _multiply(matrix, inputs, outputs):  # type: ignore[no-untyped-def]
 
 
 @fused
+def _product(matrix, inputs, outputs):  # type: ignore[no-untyped-def]
+    """Write matrix (n_out, n_in) @ inputs (n_in, n) to outputs: by BLAS where rows are short."""
+    n = inputs.shape[1]
+    if n <= SHORT * matrix.itemsize and matrix.size * n <= BLAS_SERIAL:
+        np.dot(matrix, inputs, outputs)
+        return
+    for k in range(outputs.shape[0]):
+        row = outputs[k]
+        for i in range(n):
+            row[i] = 0
+    _multiply(matrix, inputs, outputs)
+
+
+@fused
+def _combine(offsets, numbers, weights, first, rows, results):  # type: ignore[no-untyped-def]
+    """Write results[k] = sum of weights[m] * rows[numbers[m]], m from offsets[first + k] to the next.
+
+    Four terms at a time: rows are short, and loops over them cost as much to enter as to run.
+    """
+    for k in range(results.shape[0]):
+        start, stop = offsets[first + k], offsets[first + k + 1]
+        result = results[k]
+        for i in range(result.shape[0]):
+            result[i] = 0
+        four = start + (stop - start) // 4 * 4
+        for m in range(start, four, 4):
+            a, b, c, d = weights[m], weights[m + 1], weights[m + 2], weights[m + 3]
+            w, x = rows[numbers[m]], rows[numbers[m + 1]]
+            y, z = rows[numbers[m + 2]], rows[numbers[m + 3]]
+            for i in range(result.shape[0]):
+                result[i] += a * w[i] + b * x[i] + c * y[i] + d * z[i]
+        for m in range(four, stop):
+            a, w = weights[m], rows[numbers[m]]
+            for i in range(result.shape[0]):
+                result[i] += a * w[i]
+
+
+@fused
 def _mix_signs(rows):  # type: ignore[no-untyped-def]
     """Walsh-Hadamard transform of the rows, in place: their sums with the signs of all characters."""
     half = 1
@@ -478,14 +527,10 @@ def _first_layer(model, kind, n, inputs, parts, mixed, outputs):  # type: ignore
     n_rows = layer.n_out // n_signs
     if n_signs == 1:
         parts = inputs
-    for k in range(kind.n_inputs if n_signs > 1 else 0):
-        part, term = parts[k], kind.input_start + k
-        for i in range(n):
-            part[i] = 0
-        for m in range(model.split_offsets[term], model.split_offsets[term + 1]):
-            weight, row = model.split_weights[m], inputs[model.split_inputs[m]]
-            for i in range(n):
-                part[i] += weight * row[i]
+    else:
+        _combine(
+            model.split_offsets, model.split_inputs, model.split_weights, kind.input_start, inputs, parts
+        )
     for sign in range(n_signs):
         start = model.sign_offsets[kind.sign_start + sign]
         stop = model.sign_offsets[kind.sign_start + sign + 1]
@@ -530,18 +575,8 @@ def _pull_first_layer(model, kind, n, slopes, mixed, parts, pulled):  # type: ig
         first = layer.transposed + n_rows * start
         matrix = model.weights[first : first + n_rows * (stop - start)].reshape(stop - start, n_rows)
         np.dot(matrix, mixed[sign].reshape(n_rows, n), (parts if n_signs > 1 else pulled)[start:stop])
-    if n_signs == 1:
-        return
-    for k in range(kind.n_inputs):
-        row = pulled[k]
-        for i in range(n):
-            row[i] = 0
-    for k in range(kind.n_inputs):
-        part, term = parts[k], kind.input_start + k
-        for m in range(model.split_offsets[term], model.split_offsets[term + 1]):
-            weight, row = model.split_weights[m], pulled[model.split_inputs[m]]
-            for i in range(n):
-                row[i] += weight * part[i]
+    if n_signs > 1:
+        _combine(model.join_offsets, model.join_parts, model.join_weights, kind.input_start, parts, pulled)
 
 
 @fused
@@ -573,15 +608,15 @@ def _forward(model, kind, n, real):  # type: ignore[no-untyped-def]
         layer = model.layers[number]
         matrix = model.weights[layer.matrix : layer.matrix + layer.n_in * layer.n_out]
         outputs = real[used : used + layer.n_out * width]
-        for k in range(layer.n_out):
-            bias = model.weights[layer.bias + k]
-            for i in range(k * width, (k + 1) * width):
-                outputs[i] = bias
-        _multiply(
+        _product(
             matrix.reshape(layer.n_out, layer.n_in),
             before.reshape(layer.n_in, width),
             outputs.reshape(layer.n_out, width),
         )
+        for k in range(layer.n_out):
+            bias = model.weights[layer.bias + k]
+            for i in range(k * width, (k + 1) * width):
+                outputs[i] += bias
         _activate(outputs, layer.activation, one)
         before = outputs
         used += outputs.size
@@ -608,10 +643,8 @@ def _backward(model, kind, n, used, real):  # type: ignore[no-untyped-def]
         _pull_activation(real[start:stop], slopes, layer.activation, one)
         stop = start
         pulled = real[free : free + layer.n_in * width]
-        for i in range(pulled.shape[0]):
-            pulled[i] = 0
         matrix = model.weights[layer.transposed : layer.transposed + layer.n_in * layer.n_out]
-        _multiply(
+        _product(
             matrix.reshape(layer.n_in, layer.n_out),
             slopes.reshape(layer.n_out, width),
             pulled.reshape(layer.n_in, width),

@@ -33,9 +33,6 @@ __all__ = ["EntryTable", "Kind", "joined", "kinds_of", "model_arrays"]
 #: Relative differences below this are rounding errors of double precision, summed over a row.
 ROUNDING = 1e-12
 
-#: Multiplications up to which OpenBLAS does a matrix product in one thread.
-BLAS_SERIAL = 65536 * 4
-
 #: Activations as the kernels number them.
 ACTIVATIONS = {
     "tanh": kernels.TANH,
@@ -93,7 +90,7 @@ class Kind:
     def width(self) -> int:
         """Atoms of a block: fewer where a product of the first layer would make BLAS start its threads."""
         largest = max((matrix.size for matrix in self.first), default=0)
-        fitting = BLAS_SERIAL // max(largest, 1) // 8 * 8
+        fitting = kernels.BLAS_SERIAL // max(largest, 1) // 8 * 8
         return int(min(max(fitting, 8), kernels.WIDTH))
 
     @property
@@ -259,6 +256,7 @@ def model_arrays(kinds: list[Kind], dtype: np.dtype) -> kernels.Model:
         targets += kind.n_outputs
     scalings = [kind.network.inputs for kind in kinds]
     splits: list[Any] = [kind.split.parts for kind in kinds]
+    joins: list[Any] = [part.T.tocsr() for part in splits]
     limits = [_limits_of_inputs(scaling) for scaling in scalings]
     return kernels.Model(
         kinds=records,
@@ -271,11 +269,12 @@ def model_arrays(kinds: list[Kind], dtype: np.dtype) -> kernels.Model:
         scale=joined([1.0 / scaling.scale for scaling in scalings], np.float64),
         low=joined([low for low, _ in limits], np.float64),
         high=joined([high for _, high in limits], np.float64),
-        split_offsets=np.concatenate(
-            [[0], np.cumsum(joined([np.diff(part.indptr) for part in splits], np.int64))]
-        ),
+        split_offsets=_offsets([part.indptr for part in splits]),
         split_inputs=joined([part.indices for part in splits], np.int64),
         split_weights=joined([part.data for part in splits], dtype),
+        join_offsets=_offsets([part.indptr for part in joins]),
+        join_parts=joined([part.indices for part in joins], np.int64),
+        join_weights=joined([part.data for part in joins], dtype),
         sign_offsets=joined([kind.split.offsets for kind in kinds], np.int64),
         layers=np.array(layers, dtype=kernels.LAYER),
         weights=joined(weights, dtype),
@@ -285,6 +284,11 @@ def model_arrays(kinds: list[Kind], dtype: np.dtype) -> kernels.Model:
         target_scale=joined([kind.network.targets.scale for kind in kinds], np.float64),
         target_offset=joined([kind.network.targets.offset for kind in kinds], np.float64),
     )
+
+
+def _offsets(parts: Sequence[NDArray]) -> NDArray:
+    """Offsets of sparse rows, those of all matrices one after the other."""
+    return np.concatenate([[0], np.cumsum(joined([np.diff(part) for part in parts], np.int64))])
 
 
 def _limits_of_inputs(scaling: ColumnScaling) -> tuple[Floats, Floats]:

@@ -244,7 +244,7 @@ def draw(results, folder):
         axes[0].text(1.08 * row["microseconds"], k, f"{row['microseconds']:.3g}", va="center")
     axes[0].set_yticks(range(len(bars)), [label for label, _, _ in bars])
     axes[0].set(xscale="log", xlabel="µs per atom and step", title="160 atoms of BaTiO3, one core")
-    axes[0].set_xlim(right=4 * max(row["microseconds"] for _, row, _ in bars))
+    axes[0].set_xlim(0.2, 4 * max(row["microseconds"] for _, row, _ in bars))
     for n_threads, style in ((1, "o-"), (2, "s--")):
         part = [row for row in results["sizes"] if row["n_threads"] == n_threads]
         axes[1].plot(

@@ -240,48 +240,54 @@ class CompiledModel:
         """
         placed, lattice = self._placed(positions, cell)
         translations = self._tiling.cells @ (lattice * self._pbc[:, None])
-        geometry, pairs, lanes = self._geometry, self._pairs, self._lanes
-        outside = np.zeros(len(self), dtype=np.bool_)
 
         def measure(part: int) -> int:
-            start, stop = self._columns[part]
-            found = kernels.measure_pairs(placed, translations, pairs, self._pair_rows, start, stop, geometry)
-            return int(found)
+            share = (placed, translations, self._pairs, self._pair_rows, *self._columns[part])
+            return int(kernels.measure_pairs(*share, self._geometry))
 
         if sum(self._each(measure)) and self.topology == "checked":
             self._refuse_overlong(placed, translations)
         if self.mode == "direct":
-            outputs = np.zeros((len(self), self._kinds[0].n_outputs))
+            return self._outputs()
+        return self._energies(placed, translations)
 
-            def evaluate(part: int) -> None:
-                kernels.output_blocks(
-                    self._model,
-                    lanes,
-                    self._blocks[part],
-                    geometry,
-                    self._scratch[part],
-                    self._directed,
-                    self._turned,
-                    outputs,
-                    outside,
-                )
+    def _outputs(self) -> Evaluation:
+        """Second pass of a model without energy, over blocks of atoms."""
+        outputs = np.zeros((len(self), self._kinds[0].n_outputs))
+        outside = np.zeros(len(self), dtype=np.bool_)
 
-            self._each(evaluate)
-            forces = outputs if outputs.shape[1] == 3 else None
-            return Evaluation(forces, outputs=outputs, extrapolating=self._flags(outside))
+        def evaluate(part: int) -> None:
+            kernels.output_blocks(
+                self._model,
+                self._lanes,
+                self._blocks[part],
+                self._geometry,
+                self._scratch[part],
+                self._directed,
+                self._turned,
+                outputs,
+                outside,
+            )
+
+        self._each(evaluate)
+        forces = outputs if outputs.shape[1] == 3 else None
+        return Evaluation(forces, outputs=outputs, extrapolating=self._flags(outside))
+
+    def _energies(self, placed: Floats, translations: Floats) -> Evaluation:
+        """Second pass of a model with energy, over blocks of atoms, and third one, back over the pairs."""
         energies = np.zeros(len(self))
+        outside = np.zeros(len(self), dtype=np.bool_)
 
         def descend(part: int) -> float:
-            slopes = self._slopes[part]
-            slopes[:] = 0.0
+            self._slopes[part][:] = 0.0
             found = kernels.energy_blocks(
                 self._model,
-                lanes,
+                self._lanes,
                 self._blocks[part],
-                geometry,
+                self._geometry,
                 self._scratch[part],
                 energies,
-                slopes,
+                self._slopes[part],
                 outside,
             )
             return float(found)
@@ -293,10 +299,8 @@ class CompiledModel:
 
         def push(part: int) -> tuple[Floats, Floats]:
             forces, virial = np.zeros((len(self), 3)), np.zeros(6)
-            start, stop = self._columns[part]
-            kernels.add_pair_forces(
-                placed, translations, pairs, self._pair_rows, start, stop, slopes, forces, virial
-            )
+            share = (placed, translations, self._pairs, self._pair_rows, *self._columns[part])
+            kernels.add_pair_forces(*share, slopes, forces, virial)
             return forces, virial
 
         parts = self._each(push)
@@ -315,7 +319,7 @@ class CompiledModel:
     # ---- Layout ----
 
     def _lay_out(self, centres: Ints) -> None:
-        """Tables of the given atoms, and space to work in."""
+        """Fill the tables of the given atoms, and make space to work in."""
         tiling, supercell = self._tiling, self._tiling.supercell
         # Some cells at a time: their pairs stay in the cache while all their atoms are worked through.
         cells = supercell.classes(supercell.translations[centres])

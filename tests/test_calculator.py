@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from symmetry import random_rotation, rotated
 from tinynet_sklearn import (
     BPNNPotential,
     BPNNRegressor,
+    CompiledModel,
     CutoffBonds,
     CycleMomentFeaturizer,
     PerAtom,
@@ -39,6 +41,7 @@ from tinynet_sklearn import (
     TinyNetCalculator,
     load_batio3,
     load_moo3,
+    load_pretrained,
 )
 
 DEPTH, WIDTH, LENGTH, LATTICE = 0.35, 1.4, 2.55, 3.606  # a Morse bond, roughly copper; fcc at its minimum
@@ -272,9 +275,16 @@ def test_parameters(direct):
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         calculator.set(cutoff=3.0)
-    message = "precision must be one of 'double', 'single'; got 'half'."
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        calculator.set(precision="half")
+    for wrong, message in (
+        ({"precision": "half"}, "precision must be one of 'double', 'single'; got 'half'."),
+        ({"n_threads": 0}, "n_threads must be a positive whole number; got 0."),
+        ({"n_threads": "2"}, "n_threads must be a positive whole number; got '2'."),
+        ({"remove_net_force": "no"}, "remove_net_force must be True or False; got 'no'."),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            calculator.set(**wrong)
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            TinyNetCalculator(direct, **wrong)
     double = calculator.get_forces(atoms)
     calculator.set(precision="single")
     assert 0 < abs(calculator.get_forces(atoms) - double).max() < 1e-5
@@ -442,13 +452,61 @@ def test_extrapolation(direct, how):
             calculator.get_forces(atoms)
         return
     if how == "warn":
-        with pytest.warns(UserWarning, match=said):
-            calculator.get_forces(atoms)
+        atoms.calc = calculator
+        with pytest.warns(UserWarning, match=said) as caught:
+            atoms.get_forces()
+        assert caught[0].filename == __file__  # not a line of ASE or ours
     calculator.get_forces(atoms)
     atoms.positions[3, 0] += 0.01
     calculator.get_forces(atoms)  # once is enough
     assert calculator.results["extrapolating"][3]
     assert not calculator.results["extrapolating"].all()
+
+
+def test_models_that_do_not_know_their_ranges(morse):
+    message = (
+        "on_extrapolation='raise' needs a model that knows the ranges of its inputs in training; this "
+        "MorseBonds does not (models saved by early versions do not, nor do committees). Fit it again, or "
+        "use 'warn' or 'ignore'."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        TinyNetCalculator(morse, on_extrapolation="raise")
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_cell_that_blows_up(direct, morse, compiled):
+    atoms = load_batio3().structures[0].copy() if compiled else copper()
+    atoms.calc = quiet(direct if compiled else morse, on_extrapolation="ignore")
+    atoms.get_forces()
+    atoms.set_cell(1.5 * atoms.cell.array, scale_atoms=True)
+    message = (
+        r"the crystal has left what the model knows: its cell is the reference's stretched by 1\.\d\d to "
+        r"1\.\d\d, so it is another one or has other lattice vectors \(structure must be the reference .*"
+        r"\)\.\n"
+        r"A simulation that gets there needs a lower pressure or temperature, a slower barostat, or a better "
+        r"model\."
+    )
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        atoms.get_forces()
+
+
+def test_workers_and_threads():
+    """What a calculator works in belongs to one process and one call; joblib maps its tables read-only."""
+    atoms = load_batio3().structures[0] * (2, 2, 2)
+    engine = CompiledModel(load_pretrained("batio3"), atoms, n_threads=2)
+    frames = [rattled(atoms, seed, 0.02).positions for seed in range(8)]
+
+    def energy(positions):
+        return engine.compute(positions, atoms.cell.array).energy
+
+    expected = [energy(positions) for positions in frames]
+    with ThreadPoolExecutor(4) as threads:
+        assert_allclose(list(threads.map(energy, frames)), expected, rtol=1e-14)
+    tables = [array for table in (engine._model, engine._pairs, engine._lanes) for array in table]
+    for array in tables:
+        array.flags.writeable = False
+    assert_allclose(energy(frames[3]), expected[3], rtol=1e-14)
+    assert len(pickle.dumps(engine)) < 1.2 * sum(array.nbytes for array in tables) + 1e6
 
 
 def test_structures_of_another_crystal(morse):

@@ -133,42 +133,6 @@ def test_models_that_do_not_know_their_ranges():
     assert SmoothEngine(model, frames[0]).compute(frames[0].positions, np.zeros((3, 3))).extrapolating is None
 
 
-def test_some_of_the_atoms():
-    frames = thermal(perovskite() * (2, 2, 1))
-    engine = SmoothEngine(fitted(frames), frames[0])
-    atoms = frames[1]
-    whole = engine.compute(atoms.positions, atoms.cell.array)
-    chosen = [0, 3, 7, 12]
-    some, rest = (
-        engine.restricted_to(centres).compute(atoms.positions, atoms.cell.array)
-        for centres in (chosen, np.setdiff1d(np.arange(len(atoms)), chosen))
-    )
-    assert_allclose(some.energies[chosen], whole.energies[chosen], rtol=1e-13)
-    assert np.count_nonzero(some.energies) == len(chosen)
-    assert_allclose(some.forces + rest.forces, whole.forces, atol=1e-12)
-    assert_allclose(some.virial + rest.virial, whole.virial, atol=1e-12)
-    nothing = engine.restricted_to([]).compute(atoms.positions, atoms.cell.array)
-    assert nothing.energy == 0
-    assert not nothing.forces.any()
-    for wrong in ([-1], [0, len(atoms)]):
-        assert message_of(ValueError, lambda wrong=wrong: engine.restricted_to(wrong)) == (
-            f"centres must be numbers of atoms, 0 to {len(atoms) - 1}; got {wrong[0]} to {wrong[-1]}."
-        )
-
-
-def test_only_what_is_within_reach_matters():
-    frames = thermal(perovskite() * (3, 1, 1))
-    engine = SmoothEngine(fitted(frames), frames[0]).restricted_to([0])
-    atoms = frames[1]
-    before = engine.compute(atoms.positions, atoms.cell.array)
-    far = atoms.get_distances(0, np.arange(len(atoms)), mic=True) > engine.reach
-    assert far.any()
-    atoms.positions[far] += 0.01
-    after = engine.compute(atoms.positions, atoms.cell.array)
-    assert_allclose(after.energy, before.energy, rtol=1e-13)
-    assert not after.forces[far].any()
-
-
 def test_which_structures_fit():
     atoms = perovskite()
     engine = SmoothEngine(fitted(thermal(atoms)), atoms)

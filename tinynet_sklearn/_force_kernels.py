@@ -32,8 +32,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 #: Most atoms of a block. Long enough for vector instructions, short enough for the cache of a core.
 WIDTH = 64
 
-#: BLAS multiplies rows of up to so many numbers per byte of a number faster than our own loops: 128 of single,
-#: 256 of double precision. Measured.
+#: BLAS multiplies rows of up to so many numbers per byte of a number faster than our own loops, as measured:
+#: 128 of single, 256 of double precision.
 SHORT = 32
 
 #: Multiplications up to which OpenBLAS does a matrix product in one thread.

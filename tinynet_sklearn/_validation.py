@@ -5,12 +5,24 @@ are collected and reported once. This module imports nothing of ours.
 """
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+
+def users_level() -> int:
+    """``stacklevel`` at which a warning points at the first line outside of this package and of ASE."""
+    import ase
+
+    inside = tuple(os.path.dirname(os.path.abspath(path)) + os.sep for path in (__file__, ase.__file__))
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and os.path.abspath(frame.f_code.co_filename).startswith(inside):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def first_few(problems: Sequence[str], limit: int = 3) -> str:

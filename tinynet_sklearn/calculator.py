@@ -18,8 +18,9 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
+from tinynet_sklearn._validation import users_level
 from tinynet_sklearn.compiled import CompiledModel, why_not_compiled
-from tinynet_sklearn.evaluation import Evaluation, featurizers, fitted_steps
+from tinynet_sklearn.evaluation import Evaluation, check_ranges, featurizers, fitted_steps
 from tinynet_sklearn.frames import IntArray
 from tinynet_sklearn.pipelines import PipelineEngine, predicts_energy
 from tinynet_sklearn.potential import BPNNPotential
@@ -110,6 +111,9 @@ class TinyNetCalculator(Calculator):  # type: ignore[misc, unused-ignore]
     are kept until positions, cell, periodicity or species change; charges and magnetic moments have no
     influence.
 
+    A new structure is recognised within strains of 15 %; one that has been recognised may then be stretched
+    by up to 40 %. One call at a time: threads need calculators of their own.
+
     Examples
     --------
     >>> from sklearn.pipeline import make_pipeline
@@ -192,6 +196,13 @@ class TinyNetCalculator(Calculator):  # type: ignore[misc, unused-ignore]
                 f"parameters must be among {', '.join(self.default_parameters)}; got {', '.join(unknown)}. A "
                 "calculator keeps its model: make another one for another model."
             )
+        for name in {"remove_net_force", "warn"} & set(parameters):
+            if not isinstance(parameters[name], bool | np.bool_):
+                raise ValueError(f"{name} must be True or False; got {parameters[name]!r}.")
+        threads = parameters.get("n_threads", 1)
+        if not isinstance(threads, int | np.integer) or isinstance(threads, bool) or threads < 1:
+            raise ValueError(f"n_threads must be a positive whole number; got {threads!r}.")
+        check_ranges(parameters.get("on_extrapolation", "ignore"), self._steps[-1])
         for name, value in parameters.items():
             if name in CHOICES and value not in CHOICES[name]:
                 raise ValueError(
@@ -271,6 +282,18 @@ class TinyNetCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         (structure,) = as_structures([atoms], name="atoms")
         if current is not None and current.fits(structure):
             return current
+        try:
+            return self._new_engine(atoms)
+        except ValueError as error:
+            left = None if current is None else current.misfit(structure)
+            if left is None or not left.startswith("its cell"):
+                raise
+            raise ValueError(
+                f"the crystal has left what the model knows: {left} ({error}).\nA simulation that gets there "
+                "needs a lower pressure or temperature, a slower barostat, or a better model."
+            ) from error
+
+    def _new_engine(self, atoms: Atoms) -> Any:
         if self.compiled:
             return CompiledModel(
                 self.model,
@@ -299,7 +322,7 @@ class TinyNetCalculator(Calculator):  # type: ignore[misc, unused-ignore]
                 f"{message}. Its predictions there are guesses; results['extrapolating'] tells the atoms, "
                 "and on_extrapolation='ignore' is silent.",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=users_level(),
             )
 
     def _results(self, found: Evaluation) -> dict[str, Any]:

@@ -10,15 +10,17 @@ per step.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tinynet_sklearn import _force_kernels as kernels
-from tinynet_sklearn.evaluation import Evaluation, fitted_steps
+from tinynet_sklearn.evaluation import Evaluation, fitted_steps, symmetric_matrix
 from tinynet_sklearn.features import CycleMomentFeaturizer
 from tinynet_sklearn.kinds import joined, kinds_of, model_arrays
 from tinynet_sklearn.paths import Ints
@@ -99,6 +101,8 @@ class CompiledModel:
 
     Notes
     -----
+    Calls from several threads wait for each other; copies (`copy.deepcopy`, pickle) run side by side.
+
     The energy of atom i is that of `BPNNPotential`, and forces follow from one backward pass through the
     networks and along the walks: with h_b = exp(-d_b) per pair of atoms, d(entry) / d(d_b) = -(passes over
     b) * entry. See `_force_kernels` for the layout.
@@ -151,17 +155,14 @@ class CompiledModel:
         self._turned = self.mode == "direct" and bool(regressor._framed)
         self._kinds = list(kinds_of(featurizer, regressor, entries))
         self._model = model_arrays(self._kinds, self._dtype)
-        self._pool: ThreadPoolExecutor | None = None
-        self._last: Floats | None = None
-        self._images: Floats | None = None
-        self._cell: Floats | None = None
+        self._room: _Room | None = None
         self._lay_out(np.arange(len(target)))
 
     def __len__(self) -> int:
         return len(self._numbers)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_pool": None}  # threads cannot be copied, and are made when they are needed
+        return self.__dict__ | {"_room": None}  # copies work in rooms of their own
 
     def __repr__(self) -> str:
         return f"<CompiledModel: {self.mode}, {len(self)} atoms, {self.precision}, {self.topology}>"
@@ -169,9 +170,10 @@ class CompiledModel:
     @property
     def nbytes(self) -> int:
         """Memory of the tables and the space to work in, bytes."""
-        parts = (self._model, self._pairs, self._lanes, self._geometry, *self._scratch)
+        room = self._room or _Room(self)
+        parts = (self._model, self._pairs, room.lanes, room.geometry, *room.scratch)
         arrays = [array for part in parts for array in part]
-        return sum(array.nbytes for array in [*arrays, *self._slopes])
+        return sum(array.nbytes for array in [*arrays, *room.slopes])
 
     @property
     def needed_atoms(self) -> Ints:
@@ -209,14 +211,17 @@ class CompiledModel:
             raise ValueError(
                 f"centres must be numbers of atoms, 0 to {len(self) - 1}; got {chosen[0]} to {chosen[-1]}."
             )
-        part = copy.copy(self)
-        part._last = part._cell = None
+        part = copy.copy(self)  # without our room
         part._lay_out(chosen)
         return part
 
     def fits(self, structure: AtomicStructure) -> bool:
         """Whether a structure has these atoms in about this cell, so that no other layout is needed."""
-        return mismatch(structure, self._reference) is None
+        return self.misfit(structure) is None
+
+    def misfit(self, structure: AtomicStructure) -> str | None:
+        """Why a structure needs another layout; None if it does not."""
+        return mismatch(structure, self._reference)
 
     def compute(self, positions: ArrayLike, cell: ArrayLike) -> Evaluation:
         """Evaluate the model.
@@ -238,20 +243,24 @@ class CompiledModel:
             If shapes are wrong, the cell is not that of the crystal, or, with ``topology="checked"``, a bond
             has become too long; the message names its atoms.
         """
-        placed, lattice = self._placed(positions, cell)
-        translations = self._tiling.cells @ (lattice * self._pbc[:, None])
+        if self._room is None or self._room.process != os.getpid():
+            self._room = _Room(self)
+        room = self._room
+        with room.lock:
+            placed, lattice = self._placed(room, positions, cell)
+            translations = self._tiling.cells @ (lattice * self._pbc[:, None])
 
-        def measure(part: int) -> int:
-            share = (placed, translations, self._pairs, self._pair_rows, *self._columns[part])
-            return int(kernels.measure_pairs(*share, self._geometry))
+            def measure(part: int) -> int:
+                share = (placed, translations, self._pairs, self._pair_rows, *self._columns[part])
+                return int(kernels.measure_pairs(*share, room.geometry))
 
-        if sum(self._each(measure)) and self.topology == "checked":
-            self._refuse_overlong(placed, translations)
-        if self.mode == "direct":
-            return self._outputs()
-        return self._energies(placed, translations)
+            if sum(room.each(measure)) and self.topology == "checked":
+                self._refuse_overlong(placed, translations)
+            if self.mode == "direct":
+                return self._outputs(room)
+            return self._energies(room, placed, translations)
 
-    def _outputs(self) -> Evaluation:
+    def _outputs(self, room: _Room) -> Evaluation:
         """Second pass of a model without energy, over blocks of atoms."""
         outputs = np.zeros((len(self), self._kinds[0].n_outputs))
         outside = np.zeros(len(self), dtype=np.bool_)
@@ -259,42 +268,42 @@ class CompiledModel:
         def evaluate(part: int) -> None:
             kernels.output_blocks(
                 self._model,
-                self._lanes,
+                room.lanes,
                 self._blocks[part],
-                self._geometry,
-                self._scratch[part],
+                room.geometry,
+                room.scratch[part],
                 self._directed,
                 self._turned,
                 outputs,
                 outside,
             )
 
-        self._each(evaluate)
+        room.each(evaluate)
         forces = outputs if outputs.shape[1] == 3 else None
         return Evaluation(forces, outputs=outputs, extrapolating=self._flags(outside))
 
-    def _energies(self, placed: Floats, translations: Floats) -> Evaluation:
+    def _energies(self, room: _Room, placed: Floats, translations: Floats) -> Evaluation:
         """Second pass of a model with energy, over blocks of atoms, and third one, back over the pairs."""
         energies = np.zeros(len(self))
         outside = np.zeros(len(self), dtype=np.bool_)
 
         def descend(part: int) -> float:
-            self._slopes[part][:] = 0.0
+            room.slopes[part][:] = 0.0
             found = kernels.energy_blocks(
                 self._model,
-                self._lanes,
+                room.lanes,
                 self._blocks[part],
-                self._geometry,
-                self._scratch[part],
+                room.geometry,
+                room.scratch[part],
                 energies,
-                self._slopes[part],
+                room.slopes[part],
                 outside,
             )
             return float(found)
 
-        energy = sum(self._each(descend))
-        slopes = self._slopes[0]
-        for others in self._slopes[1:]:
+        energy = sum(room.each(descend))
+        slopes = room.slopes[0]
+        for others in room.slopes[1:]:
             slopes += others
 
         def push(part: int) -> tuple[Floats, Floats]:
@@ -303,7 +312,7 @@ class CompiledModel:
             kernels.add_pair_forces(*share, slopes, forces, virial)
             return forces, virial
 
-        parts = self._each(push)
+        parts = room.each(push)
         forces, virial = parts[0]
         for more, further in parts[1:]:
             forces += more
@@ -312,14 +321,14 @@ class CompiledModel:
             forces,
             energy=energy,
             energies=energies,
-            virial=virial[[0, 5, 4, 5, 1, 3, 4, 3, 2]].reshape(3, 3),
+            virial=symmetric_matrix(virial),
             extrapolating=self._flags(outside),
         )
 
     # ---- Layout ----
 
     def _lay_out(self, centres: Ints) -> None:
-        """Fill the tables of the given atoms, and make space to work in."""
+        """Fill the tables of the given atoms."""
         tiling, supercell = self._tiling, self._tiling.supercell
         # Some cells at a time: their pairs stay in the cache while all their atoms are worked through.
         cells = supercell.classes(supercell.translations[centres])
@@ -367,10 +376,7 @@ class CompiledModel:
             first, last, images, limits = first[used], last[used], images[used], limits[used]
             self._pair_rows = 1
         self._pairs = kernels.Pairs(first, last, images, limits)
-        frames = np.empty((len(centres) if self._directed or self._turned else 0, 3, 3))
-        self._lanes = kernels.Lanes(joined(atoms, np.int64), frames, hop_table, end_table)
-        n_pairs = len(first)
-        self._geometry = kernels.Geometry(np.empty((3, n_pairs if self._directed else 0)), np.empty(n_pairs))
+        self._lanes = kernels.Lanes(joined(atoms, np.int64), np.empty((0, 3, 3)), hop_table, end_table)
         # Atoms that matter: those without a pair (none here, but in a part) may be anywhere.
         self._touched: Any = slice(None)
         if len(centres) < len(self):
@@ -386,25 +392,10 @@ class CompiledModel:
         n_columns = len(self._pairs.first) // self._pair_rows
         edges = np.linspace(0, n_columns, self.n_threads + 1).astype(int)
         self._columns = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
-        wide, real = (max(sizes) for sizes in zip(*[kind.scratch for kind in self._kinds], strict=True))
-        n = kernels.WIDTH
-        self._scratch = [
-            kernels.Scratch(np.empty(wide * n), np.empty(real * n, dtype=self._dtype)) for _ in self._blocks
-        ]
-        n_slopes = len(self._pairs.first) if self.mode == "energy" else 0
-        self._slopes = [np.empty(n_slopes) for _ in self._blocks]
-
-    def _each(self, work: Callable[[int], Any]) -> list[Any]:
-        """Do something for the share of each thread."""
-        if self.n_threads == 1:
-            return [work(0)]
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.n_threads)
-        return list(self._pool.map(work, range(self.n_threads)))
 
     # ---- Before each call ----
 
-    def _placed(self, positions: ArrayLike, cell: ArrayLike) -> tuple[Floats, Floats]:
+    def _placed(self, room: _Room, positions: ArrayLike, cell: ArrayLike) -> tuple[Floats, Floats]:
         """Positions in the periodic images of the reference, and the cell."""
         given = np.ascontiguousarray(positions, dtype=np.float64)
         lattice = np.ascontiguousarray(cell, dtype=np.float64)
@@ -415,42 +406,42 @@ class CompiledModel:
             )
         if not np.isfinite(lattice).all():
             raise ValueError(f"cell must be finite; got {lattice.tolist()}.")
-        new_cell = self._cell is None or not np.array_equal(lattice, self._cell)
+        new_cell = room.cell is None or not np.array_equal(lattice, room.cell)
         if new_cell:
             problem = mismatch(self._structure(given, lattice), self._reference)
             if problem is not None:
                 raise ValueError(f"cell must be that of the crystal: {problem}.")
-        moved = self._last is None
-        if self._last is not None:
-            moved = not np.abs(given - self._last)[self._touched].max(initial=0.0) < JUMP
+        moved = room.last is None
+        if room.last is not None:
+            moved = not np.abs(given - room.last)[self._touched].max(initial=0.0) < JUMP
         if moved and np.isfinite(given[self._touched]).all() and len(given[self._touched]):
             scaled = np.linalg.solve(completed(lattice, self._pbc).T, given[self._touched].T).T
             home = self._reference.scaled_positions()[self._touched]
             images = np.zeros((len(self), 3))
             images[self._touched] = images_onto(scaled, home, self._pbc)
-            self._images = images if images.any() else None
-        placed = given if self._images is None else given - self._images @ lattice
-        if len(self._lanes.frames) and (new_cell or moved or not self._pbc.all()):
-            self._turn_frames(placed, lattice)
-        self._last, self._cell = given.copy(), lattice.copy()
+            room.images = images if images.any() else None
+        placed = given if room.images is None else given - room.images @ lattice
+        if len(room.lanes.frames) and (new_cell or moved or not self._pbc.all()):
+            self._turn_frames(room.lanes.frames, placed, lattice)
+        room.last, room.cell = given.copy(), lattice.copy()
         return placed, lattice
 
     def _structure(self, positions: Floats, cell: Floats) -> AtomicStructure:
         return AtomicStructure(self._numbers, positions, cell, self._pbc)
 
-    def _turn_frames(self, placed: Floats, lattice: Floats) -> None:
-        """Frames of the sites, which turn with the crystal."""
+    def _turn_frames(self, frames: Floats, placed: Floats, lattice: Floats) -> None:
+        """Fill in the frames of the sites, which turn with the crystal."""
         sites, parents = self._featurizer.sites_, self._tiling.supercell.parents[self._lanes.atoms]
         if self._featurizer.frame != "site":
-            self._lanes.frames[:] = np.eye(3)
+            frames[:] = np.eye(3)
             return
         if self._pbc.sum() > 1:  # two lattice vectors tell the rotation, wherever the atoms are
             placed = self._reference.positions
         elif not np.isfinite(placed).all():
-            self._lanes.frames[:] = np.nan
+            frames[:] = np.nan
             return
         rotation = rotation_from(self._reference, self._structure(placed, lattice), placed)
-        self._lanes.frames[:] = (sites.rotations @ rotation.T)[parents]
+        frames[:] = (sites.rotations @ rotation.T)[parents]
 
     def _flags(self, outside: NDArray) -> NDArray | None:
         return outside if np.isfinite(self._model.high).any() else None
@@ -473,6 +464,53 @@ class CompiledModel:
             f"Angstrom, in the reference {pairs.limits[worst] / MAX_STRETCH:.2f}; the model knows the "
             "crystal with all its bonds only."
         )
+
+
+class _Room:
+    """Where a model works: everything that changes from call to call.
+
+    A room belongs to one process, and is used by one call at a time.
+
+    Attributes
+    ----------
+    process : int
+        A fork inherits memory, but no threads, and locks as they were.
+    lock : Lock
+        Compiled loops release Python's own.
+    lanes : Lanes
+        Those of the model, with frames of the sites.
+    geometry, scratch, slopes
+        See `_force_kernels`; one scratch and one array of slopes by pairs for each thread.
+    last, images, cell : ndarray or None
+        Positions of the last call, the images they are away from the reference, and its cell.
+    """
+
+    def __init__(self, model: CompiledModel) -> None:
+        n_pairs, n_threads = len(model._pairs.first), model.n_threads
+        n_frames = len(model._lanes.atoms) if model._directed or model._turned else 0
+        wide, real = (max(sizes) for sizes in zip(*[kind.scratch for kind in model._kinds], strict=True))
+        n_vectors, n_slopes = (n_pairs * used for used in (model._directed, model.mode == "energy"))
+        self.process = os.getpid()
+        self.lock = Lock()
+        self.lanes = model._lanes._replace(frames=np.empty((n_frames, 3, 3)))
+        self.geometry = kernels.Geometry(np.empty((3, n_vectors)), np.empty(n_pairs))
+        self.scratch = [
+            kernels.Scratch(
+                np.empty(wide * kernels.WIDTH), np.empty(real * kernels.WIDTH, dtype=model._dtype)
+            )
+            for _ in range(n_threads)
+        ]
+        self.slopes = [np.empty(n_slopes) for _ in range(n_threads)]
+        self.last: Floats | None = None
+        self.images: Floats | None = None
+        self.cell: Floats | None = None
+        self._pool = ThreadPoolExecutor(n_threads) if n_threads > 1 else None
+
+    def each(self, work: Callable[[int], Any]) -> list[Any]:
+        """Do something for the share of each thread."""
+        if self._pool is None:
+            return [work(0)]
+        return list(self._pool.map(work, range(len(self.scratch))))
 
 
 def _supercell(structure: AtomicStructure, featurizer: CycleMomentFeaturizer) -> Supercell:

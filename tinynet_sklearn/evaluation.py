@@ -15,7 +15,14 @@ from tinynet_sklearn.features import CycleMomentFeaturizer
 from tinynet_sklearn.geometry import Floats
 from tinynet_sklearn.smooth import SmoothMomentFeaturizer
 
-__all__ = ["Evaluation", "featurizers", "fitted_steps"]
+__all__ = [
+    "Evaluation",
+    "check_ranges",
+    "featurizers",
+    "fitted_steps",
+    "knows_ranges",
+    "symmetric_matrix",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +51,11 @@ class Evaluation:
     virial: Floats | None = None
     outputs: Floats | None = None
     extrapolating: NDArray | None = None
+
+
+def symmetric_matrix(voigt: Floats) -> Floats:
+    """Matrix (3, 3) of six numbers in the order of Voigt, xx yy zz yz xz xy."""
+    return voigt[[0, 5, 4, 5, 1, 3, 4, 3, 2]].reshape(3, 3)
 
 
 def fitted_steps(model: Any) -> list[Any]:
@@ -88,6 +100,28 @@ def fitted_steps(model: Any) -> list[Any]:
                 "model.fit(structures, targets) first, or read a fitted model with load_model."
             ) from None
     return [step for _, step in steps]
+
+
+def knows_ranges(regressor: Any) -> bool:
+    """Whether a fitted regressor knows what its inputs were in training: BPNNs of dense layers do, unless old."""
+    networks = getattr(regressor, "atom_networks_", {})
+    return bool(networks) and all(net.inputs.limits() is not None for net in networks.values())
+
+
+def check_ranges(on_extrapolation: str, regressor: Any) -> None:
+    """Refuse to stop at extrapolations that nobody could see.
+
+    Raises
+    ------
+    ValueError
+        If ``on_extrapolation`` is "raise" and the regressor does not know the ranges of its inputs.
+    """
+    if on_extrapolation == "raise" and not knows_ranges(regressor):
+        raise ValueError(
+            "on_extrapolation='raise' needs a model that knows the ranges of its inputs in training; this "
+            f"{type(regressor).__name__} does not (models saved by early versions do not, nor do "
+            "committees). Fit it again, or use 'warn' or 'ignore'."
+        )
 
 
 def featurizers(step: Any) -> list[CycleMomentFeaturizer]:

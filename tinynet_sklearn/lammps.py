@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from tinynet_sklearn._validation import species_name
 from tinynet_sklearn.compiled import CompiledModel
 from tinynet_sklearn.domains import Domain, lost_atoms
+from tinynet_sklearn.evaluation import check_ranges, fitted_steps
 from tinynet_sklearn.frames import IntArray
 from tinynet_sklearn.geometry import Floats
 from tinynet_sklearn.lammps_box import Box
@@ -164,6 +165,7 @@ def attach(
     """
     if on_extrapolation not in ("warn", "raise", "ignore"):
         raise ValueError(f"on_extrapolation must be 'warn', 'raise' or 'ignore'; got {on_extrapolation!r}.")
+    check_ranges(on_extrapolation, fitted_steps(model)[-1])
     (target,) = as_structures([structure], name="structure")
     check_system(lmp, target)
     coupling = Coupling(

@@ -15,7 +15,7 @@ from ase import Atoms
 from numpy.typing import ArrayLike, NDArray
 from sklearn.pipeline import FeatureUnion
 
-from tinynet_sklearn.evaluation import Evaluation, featurizers, fitted_steps
+from tinynet_sklearn.evaluation import Evaluation, featurizers, fitted_steps, knows_ranges, symmetric_matrix
 from tinynet_sklearn.features import CycleMomentFeaturizer
 from tinynet_sklearn.potential import BPNNPotential
 from tinynet_sklearn.potential_training import potential_keys
@@ -61,8 +61,12 @@ class PipelineEngine:
 
     def fits(self, structure: AtomicStructure) -> bool:
         """Whether the atoms and the cell are those of the topology."""
+        return self.misfit(structure) is None
+
+    def misfit(self, structure: AtomicStructure) -> str | None:
+        """Why a structure needs another topology; None if it does not."""
         parts = [part for step in self._transformers for part in featurizers(step)]
-        return all(mismatch(structure, part.reference_) is None for part in parts)
+        return next(filter(None, (mismatch(structure, part.reference_) for part in parts)), None)
 
     def compute(self, positions: ArrayLike, cell: ArrayLike) -> Evaluation:
         """Evaluate the model.
@@ -95,7 +99,7 @@ class PipelineEngine:
         found = self._regressor.predict(features, output="all")
         virial = None
         if found.stress is not None and self._pbc.all():
-            virial = found.stress[0][[0, 5, 4, 5, 1, 3, 4, 3, 2]].reshape(3, 3) * atoms.get_volume()
+            virial = symmetric_matrix(found.stress[0]) * atoms.get_volume()
         return Evaluation(
             np.array(found.forces[0], dtype=np.float64),
             energy=float(found.energy[0]),
@@ -114,11 +118,9 @@ def outside_training(regressor: Any, features: Any) -> NDArray[np.bool_] | None:
     features : PerAtomArray
         What it predicts from.
     """
-    if not isinstance(regressor, BPNNRegressor | BPNNPotential):
+    if not isinstance(regressor, BPNNRegressor | BPNNPotential) or not knows_ranges(regressor):
         return None
     networks = regressor.atom_networks_
-    if any(net.inputs.limits() is None for net in networks.values()):
-        return None
     find_keys = potential_keys if isinstance(regressor, BPNNPotential) else network_keys
     keys = find_keys(features, regressor._fitted_with["networks"])
     outside = np.zeros(len(keys), dtype=np.bool_)

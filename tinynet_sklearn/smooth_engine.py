@@ -7,9 +7,8 @@ and walks are kept from the features to the forces. Bonds may form and break.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -74,6 +73,10 @@ class SmoothEngine:
     ValueError
         If the model is no potential on smooth moments, or the structure holds species that it does not know.
 
+    Notes
+    -----
+    One call at a time: threads need copies (`copy.deepcopy`).
+
     Examples
     --------
     >>> from ase.build import molecule
@@ -130,35 +133,12 @@ class SmoothEngine:
 
     def fits(self, structure: AtomicStructure) -> bool:
         """Whether a structure has these atoms, in this order, and is periodic in the same directions."""
-        return np.array_equal(structure.numbers, self._numbers) and np.array_equal(structure.pbc, self._pbc)
+        return self.misfit(structure) is None
 
-    def restricted_to(self, centres: ArrayLike) -> SmoothEngine:
-        """Return an engine for the same atoms that evaluates some of them only.
-
-        Parameters
-        ----------
-        centres : array-like of int
-            Atoms whose energies are wanted. Those of all others count as zero; forces are the derivatives of
-            the energies that are left. Only the positions of atoms within `reach` of a centre matter.
-
-        Returns
-        -------
-        SmoothEngine
-
-        Raises
-        ------
-        ValueError
-            If a number is not that of an atom.
-        """
-        chosen = np.unique(np.asarray(centres, dtype=np.int64))
-        if len(chosen) and (chosen[0] < 0 or chosen[-1] >= len(self)):
-            raise ValueError(
-                f"centres must be numbers of atoms, 0 to {len(self) - 1}; got {chosen[0]} to {chosen[-1]}."
-            )
-        part = copy.copy(self)
-        part._list = SkinList(self._list.definition, self._list.skin)
-        part._parts = [replace(p, rows=p.rows[np.isin(p.rows, chosen)]) for p in self._parts]
-        return part
+    def misfit(self, structure: AtomicStructure) -> str | None:
+        """Why a structure needs another engine; None if it does not."""
+        same = np.array_equal(structure.numbers, self._numbers) and np.array_equal(structure.pbc, self._pbc)
+        return None if same else "it has other atoms, or another periodicity"
 
     def compute(self, positions: ArrayLike, cell: ArrayLike) -> Evaluation:
         """Evaluate the model.

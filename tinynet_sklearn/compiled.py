@@ -25,7 +25,7 @@ from tinynet_sklearn.features import CycleMomentFeaturizer
 from tinynet_sklearn.kinds import joined, kinds_of, model_arrays
 from tinynet_sklearn.paths import Ints
 from tinynet_sklearn.potential import BPNNPotential
-from tinynet_sklearn.reference import MAX_STRETCH, images_onto, lay_onto, mismatch, rotation_from
+from tinynet_sklearn.reference import MAX_STRETCH, images_onto, lies_on, mismatch, rotation_from
 from tinynet_sklearn.regressor import BPNNRegressor
 from tinynet_sklearn.repetition import repeated_reference
 from tinynet_sklearn.structures import AtomicStructure, as_structures, completed
@@ -515,14 +515,11 @@ class _Room:
 
 def _supercell(structure: AtomicStructure, featurizer: CycleMomentFeaturizer) -> Supercell:
     """The structure on the repeated reference; the reference itself where it fits as it is."""
-    reference, graph = featurizer.reference_, featurizer.table_.graph
-    if mismatch(structure, reference) is None:
-        relaxed = graph.bond_lengths(reference.positions, reference.cell)
-        if lay_onto(structure, reference, graph, relaxed)[2] is None:
-            unit = np.eye(3, dtype=np.int64)
-            atoms = np.arange(len(reference))
-            return Supercell(unit, np.eye(3), atoms, np.zeros((len(atoms), 3), dtype=np.int64))
-    return find_supercell(structure, reference)
+    reference = featurizer.reference_
+    if not lies_on(structure, reference, featurizer.table_.graph):
+        return find_supercell(structure, reference)
+    unit, atoms = np.eye(3, dtype=np.int64), np.arange(len(reference))
+    return Supercell(unit, np.eye(3), atoms, np.zeros((len(atoms), 3), dtype=np.int64))
 
 
 def _limits_of_pairs(featurizer: CycleMomentFeaturizer, n_pairs: int) -> Floats:

@@ -19,7 +19,7 @@ from tinynet_sklearn.evaluation import Evaluation, featurizers, fitted_steps, kn
 from tinynet_sklearn.features import CycleMomentFeaturizer
 from tinynet_sklearn.potential import BPNNPotential
 from tinynet_sklearn.potential_training import potential_keys
-from tinynet_sklearn.reference import lay_onto, mismatch
+from tinynet_sklearn.reference import lies_on, mismatch
 from tinynet_sklearn.regressor import BPNNRegressor
 from tinynet_sklearn.rows import network_keys
 from tinynet_sklearn.structures import AtomicStructure, as_structures
@@ -138,9 +138,6 @@ def _adapted(step: Any, structure: AtomicStructure) -> Any:
         return union
     if not isinstance(step, CycleMomentFeaturizer):
         return step
-    if mismatch(structure, step.reference_) is None:
-        graph = step.table_.graph
-        relaxed = graph.bond_lengths(step.reference_.positions, step.reference_.cell)
-        if lay_onto(structure, step.reference_, graph, relaxed)[2] is None:
-            return step
+    if lies_on(structure, step.reference_, step.table_.graph):
+        return step
     return step.adapted_to(structure)

@@ -86,6 +86,14 @@ def lay_onto(
     return positions, rotation, problem
 
 
+def lies_on(structure: AtomicStructure, reference: AtomicStructure, graph: BondGraph) -> bool:
+    """Whether a structure has the atoms of the reference in their order, and its bonds."""
+    if mismatch(structure, reference) is not None:
+        return False
+    relaxed = graph.bond_lengths(reference.positions, reference.cell)
+    return lay_onto(structure, reference, graph, relaxed)[2] is None
+
+
 def unwrapped(structure: AtomicStructure, reference: AtomicStructure) -> Floats:
     """Positions (Angstrom) with every atom in the periodic image where the reference has it.
 

@@ -182,17 +182,16 @@ def embed(model, lanes, blocks, geometry, directed, wide, real, outside):
 
 def time_embedding(engine, atoms, repeat):
     """Pairs and features alone."""
-    placed, cell = engine._placed(atoms.positions, atoms.cell.array)
-    translations = engine._tiling.cells @ cell
-    outside = np.zeros(len(atoms), dtype=bool)
-    scratch, columns = engine._scratch[0], engine._columns[0]
-    tables = (engine._model, engine._lanes, engine._blocks[0], engine._geometry, engine._directed)
+    engine.compute(atoms.positions, atoms.cell.array)
+    room = engine._room
+    placed, cell = engine._placed(room, atoms.positions, atoms.cell.array)
+    pairs = (placed, engine._tiling.cells @ cell, engine._pairs, engine._pair_rows, *engine._columns[0])
+    tables = (engine._model, room.lanes, engine._blocks[0], room.geometry, engine._directed)
+    space = (room.scratch[0].wide, room.scratch[0].real, np.zeros(len(atoms), dtype=bool))
 
     def call():
-        kernels.measure_pairs(
-            placed, translations, engine._pairs, engine._pair_rows, *columns, engine._geometry
-        )
-        embed(*tables, scratch.wide, scratch.real, outside)
+        kernels.measure_pairs(*pairs, room.geometry)
+        embed(*tables, *space)
 
     return statistics.median(seconds(call, repeat)[0]) / len(atoms) * 1e6
 

@@ -152,8 +152,8 @@ class CompiledModel:
         self._limits = _limits_of_pairs(featurizer, len(pairs.first))
         self.reach = _reach(featurizer.reference_, pairs, entries)
         self._directed = featurizer.table_.layout.neighbor_span == 3
-        self._turned = self.mode == "direct" and bool(regressor._framed)
         self._kinds = list(kinds_of(featurizer, regressor, entries))
+        self._turned = self._kinds[0].turned
         self._model = model_arrays(self._kinds, self._dtype)
         self._room: _Room | None = None
         self._lay_out(np.arange(len(target)))

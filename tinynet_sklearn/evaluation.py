@@ -11,12 +11,20 @@ from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from tinynet_sklearn._validation import described
+from tinynet_sklearn.containers import PerAtomArray
 from tinynet_sklearn.features import CycleMomentFeaturizer
+from tinynet_sklearn.frames import IntArray
 from tinynet_sklearn.geometry import Floats
+from tinynet_sklearn.potential import BPNNPotential
+from tinynet_sklearn.potential_training import potential_keys
+from tinynet_sklearn.regressor import BPNNRegressor
+from tinynet_sklearn.rows import network_keys, resolved_average
 from tinynet_sklearn.smooth import SmoothMomentFeaturizer
 
 __all__ = [
+    "Assignment",
     "Evaluation",
+    "assignment",
     "check_ranges",
     "featurizers",
     "fitted_steps",
@@ -102,8 +110,37 @@ def fitted_steps(model: Any) -> list[Any]:
     return [step for _, step in steps]
 
 
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    """How a fitted regressor treats its atoms.
+
+    Attributes
+    ----------
+    keys : ndarray of int of shape (n_rows,)
+        Network of each atom, a key of ``atom_networks_``.
+    most_operations : int
+        Over how many operations of a site group networks are averaged at most.
+    turned : bool
+        Whether outputs are vectors in the frames of the sites.
+    """
+
+    keys: IntArray
+    most_operations: int
+    turned: bool
+
+
+def assignment(regressor: BPNNRegressor | BPNNPotential, features: PerAtomArray) -> Assignment:
+    """Look into a fitted regressor: the one place outside of the estimators that knows their insides."""
+    networks = regressor._fitted_with["networks"]
+    if isinstance(regressor, BPNNPotential):
+        most = resolved_average(features, regressor._fitted_with["symmetry_average"])
+        return Assignment(potential_keys(features, networks), most, False)
+    keys = network_keys(features, networks)
+    return Assignment(keys, regressor._most_operations, bool(regressor._framed))
+
+
 def knows_ranges(regressor: Any) -> bool:
-    """Whether a fitted regressor knows what its inputs were in training: BPNNs of dense layers do, unless old."""
+    """Whether a fitted regressor knows the ranges of its inputs in training."""
     networks = getattr(regressor, "atom_networks_", {})
     return bool(networks) and all(net.inputs.limits() is not None for net in networks.values())
 

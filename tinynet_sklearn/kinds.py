@@ -17,12 +17,10 @@ from numpy.typing import NDArray
 
 from tinynet_sklearn import _force_kernels as kernels
 from tinynet_sklearn.equivariance import GroupAction
+from tinynet_sklearn.evaluation import assignment
 from tinynet_sklearn.features import CycleMomentFeaturizer
 from tinynet_sklearn.geometry import Floats
 from tinynet_sklearn.paths import Ints
-from tinynet_sklearn.potential import BPNNPotential
-from tinynet_sklearn.potential_training import potential_keys
-from tinynet_sklearn.rows import network_keys, resolved_average
 from tinynet_sklearn.scaling import ColumnScaling
 from tinynet_sklearn.signs import SignSplit
 from tinynet_sklearn.tiling import AtomEntries
@@ -67,6 +65,7 @@ class Kind:
     neighbor_inputs: Ints
     base: Floats
     network: AtomNetwork
+    turned: bool
     action: GroupAction
     split: SignSplit
     first: list[Floats]
@@ -114,15 +113,10 @@ def kinds_of(featurizer: CycleMomentFeaturizer, regressor: Any, entries: list[At
         Of the atoms of the reference.
     """
     reference, sites, layout = featurizer.reference_, featurizer.sites_, featurizer.table_.layout
-    energy = isinstance(regressor, BPNNPotential)
     atoms = Atoms(reference.numbers, reference.positions, cell=reference.cell, pbc=reference.pbc)
     features = featurizer.transform([atoms])
-    if energy:
-        keys = potential_keys(features, regressor._fitted_with["networks"])
-        most = resolved_average(features, regressor._fitted_with["symmetry_average"])
-    else:
-        keys = network_keys(features, regressor._fitted_with["networks"])
-        most = regressor._most_operations
+    treated = assignment(regressor, features)
+    keys, most = treated.keys, treated.most_operations
     groups: dict[tuple[Any, ...], list[int]] = {}
     for atom, entry in enumerate(entries):
         base = np.zeros(layout.n_columns)
@@ -140,8 +134,7 @@ def kinds_of(featurizer: CycleMomentFeaturizer, regressor: Any, entries: list[At
         action = GroupAction.trivial(len(network.inputs.columns))
         symmetry = featurizer.symmetry_
         if most > 1 and symmetry is not None:
-            turned = not energy and bool(regressor._framed)
-            action = GroupAction.of_site(symmetry, site, network.inputs, turned, most)
+            action = GroupAction.of_site(symmetry, site, network.inputs, treated.turned, most)
         yield _kind(
             np.array(parents),
             [entries[atom] for atom in parents],
@@ -149,6 +142,7 @@ def kinds_of(featurizer: CycleMomentFeaturizer, regressor: Any, entries: list[At
             network,
             action,
             layout.neighbor_span == 3,
+            treated.turned,
         )
 
 
@@ -159,6 +153,7 @@ def _kind(
     network: AtomNetwork,
     action: GroupAction,
     directed: bool,
+    turned: bool,
 ) -> Kind:
     """Leave out entries that the network does not take; fold the operations into its first matrix."""
     inputs = np.full(len(base), -1)
@@ -196,6 +191,7 @@ def _kind(
         neighbor_inputs=neighbor_inputs[ends],
         base=base[network.inputs.columns],
         network=network,
+        turned=turned,
         action=action,
         # units before operations: the images of an atom then are further lanes of the layers that follow
         split=split,

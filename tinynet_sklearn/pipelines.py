@@ -15,13 +15,18 @@ from ase import Atoms
 from numpy.typing import ArrayLike, NDArray
 from sklearn.pipeline import FeatureUnion
 
-from tinynet_sklearn.evaluation import Evaluation, featurizers, fitted_steps, knows_ranges, symmetric_matrix
+from tinynet_sklearn.evaluation import (
+    Evaluation,
+    assignment,
+    featurizers,
+    fitted_steps,
+    knows_ranges,
+    symmetric_matrix,
+)
 from tinynet_sklearn.features import CycleMomentFeaturizer
 from tinynet_sklearn.potential import BPNNPotential
-from tinynet_sklearn.potential_training import potential_keys
 from tinynet_sklearn.reference import lies_on, mismatch
 from tinynet_sklearn.regressor import BPNNRegressor
-from tinynet_sklearn.rows import network_keys
 from tinynet_sklearn.structures import AtomicStructure, as_structures
 
 __all__ = ["PipelineEngine", "outside_training", "predicts_energy"]
@@ -121,8 +126,7 @@ def outside_training(regressor: Any, features: Any) -> NDArray[np.bool_] | None:
     if not isinstance(regressor, BPNNRegressor | BPNNPotential) or not knows_ranges(regressor):
         return None
     networks = regressor.atom_networks_
-    find_keys = potential_keys if isinstance(regressor, BPNNPotential) else network_keys
-    keys = find_keys(features, regressor._fitted_with["networks"])
+    keys = assignment(regressor, features).keys
     outside = np.zeros(len(keys), dtype=np.bool_)
     for key in np.unique(keys):
         rows = keys == key

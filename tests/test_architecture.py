@@ -86,7 +86,17 @@ FLOORS = [
         "lammps_files",
         "lammps",
     ],
-    ["run_settings", "integrators", "run_files", "run_results", "dynamics", "quickstart", "reports", "cli"],
+    [
+        "run_settings",
+        "run_lock",
+        "integrators",
+        "run_files",
+        "run_results",
+        "dynamics",
+        "quickstart",
+        "reports",
+        "cli",
+    ],
 ]
 HEIGHT = {name: k for k, name in enumerate(name for floor in FLOORS for name in floor)}
 

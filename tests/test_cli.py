@@ -7,11 +7,13 @@ import subprocess
 import sys
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.resources import as_file, files
 
 import numpy as np
 import pytest
 from ase.build import bulk, molecule
+from ase.constraints import FixCom
 from ase.io import read, write
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import make_pipeline
@@ -395,7 +397,7 @@ def test_md_with_forces_alone(models, moo3_file, tmp_path):
     )
     assert result.exit_code == 2
     assert result.stderr.startswith(
-        "error: a model that predicts forces alone needs ensemble='nvt' with thermostat='langevin'"
+        "error: a model that predicts forces alone needs --ensemble nvt with --thermostat langevin"
     )
     assert not (tmp_path / "nve").exists()
 
@@ -409,7 +411,7 @@ def test_md_at_constant_pressure(models, tmp_path):
     text = words(result.stdout)
     assert "NPT (isotropic cell) of Mo4O12" in text
     assert re.search(r"volume: 12\.\d+ cubic Angstrom/atom", text)
-    assert len(read(tmp_path / "run" / "trajectory.extxyz", ":")) == 1
+    assert len(read(tmp_path / "run" / "trajectory.extxyz", ":")) == 2
 
 
 def test_md_that_blows_up(models, tmp_path):
@@ -419,6 +421,7 @@ def test_md_that_blows_up(models, tmp_path):
     assert result.stdout == ""
     assert re.match(r"error: the run ended at step \d+ \(\S+ ps\): ", result.stderr)
     assert f"Everything before it is in '{folder}'." in result.stderr
+    assert "calculator of their own" not in result.stderr  # nobody makes one here
     assert read(folder / "trajectory.traj", ":")
 
 
@@ -426,6 +429,79 @@ def test_md_stops_where_the_model_was_not_trained(tmp_path):
     result = run("md", "moo3", "--temperature", 3000, "--stop-on-extrapolation", "--output", tmp_path / "run")
     assert result.exit_code == 1
     assert "are in surroundings that the model was not trained on" in words(result.stderr)
+    assert "leave out --stop-on-extrapolation to go on" in words(result.stderr)
+
+
+@pytest.fixture
+def old_model(models, tmp_path):
+    """A file of a model as early versions saved it: without the ranges of its inputs."""
+    model = load_model(models / "energy.tinynet")
+    networks = model[-1].atom_networks_
+    for label, network in networks.items():
+        networks[label] = replace(network, inputs=replace(network.inputs, low=None, high=None))
+    save_model(model, tmp_path / "old.tinynet")
+    return tmp_path / "old.tinynet"
+
+
+def test_md_of_models_that_cannot_tell_extrapolations(old_model, tmp_path):
+    arguments = ("md", old_model, "--steps", 2, "--output", tmp_path / "run")
+    result = run(*arguments, "--stop-on-extrapolation")
+    assert result.exit_code == 2
+    assert (
+        "--stop-on-extrapolation needs a model that knows the ranges of its inputs in training; this "
+        "BPNNPotential does not (models saved by early versions do not, nor do committees). Fit it again, or "
+        "leave out --stop-on-extrapolation."
+    ) in words(result.stderr)
+    assert not (tmp_path / "run").exists()
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert "atoms outside of the training data: unknown to this model" in words(result.stdout)
+
+
+def test_md_of_another_folder(tmp_path):
+    folder = tmp_path / "run"
+    arguments = ("md", "moo3", "--steps", 4, "--interval", 1, "--output", folder)
+    assert run(*arguments).exit_code == 0
+    again = run(*arguments)
+    assert again.exit_code == 2
+    assert "--output must be free of an earlier run" in words(again.stderr)
+    assert "or continue the run with --restart." in words(again.stderr)
+    (folder / "state.npz").unlink()
+    size = (folder / "trajectory.traj").stat().st_size
+    again = run(*arguments, "--restart", "--temperature", 900)
+    assert again.exit_code == 2
+    assert "error: --restart needs a folder with state.npz, or one without a run;" in words(again.stderr)
+    assert (folder / "trajectory.traj").stat().st_size == size
+
+
+def test_md_of_structures_that_cannot_be_read(tmp_path):
+    (tmp_path / "start.cif").write_text("nonsense")
+    result = run("md", "moo3", tmp_path / "start.cif", "--output", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "error: cannot read" in words(result.stderr)
+    assert not (tmp_path / "run").exists()
+
+
+def test_md_of_structures_with_constraints(tmp_path):
+    atoms = load_moo3().structures[0]
+    atoms.set_constraint(FixCom())
+    atoms.write(tmp_path / "start.traj")
+    arguments = ("md", "moo3", tmp_path / "start.traj", "--output", tmp_path / "run")
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert words(result.stderr) == (
+        "error: atoms may have the constraint FixAtoms; got FixCom. Remove it from the file of the structure."
+    )
+    result = run(*arguments, "--supercell", "2")
+    assert result.exit_code == 2
+    assert words(result.stderr) == (
+        "error: structure must have no constraints but FixAtoms to be repeated; got FixCom. Remove them from "
+        f"{tmp_path / 'start.traj'}."
+    )
+    result = run("export", *arguments[1:], "--lammps")
+    assert result.exit_code == 2
+    assert "structure must have no constraints to be written for LAMMPS; got FixCom." in words(result.stderr)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -439,12 +515,22 @@ def test_md_stops_where_the_model_was_not_trained(tmp_path):
             "got '2x2'.",
         ),
         (("moo3", "nothing.xyz"), "error: cannot read nothing.xyz: there is no such file."),
-        (("moo3", "--temperature", "-5"), "error: temperature must be a positive number; got -5.0."),
-        (("moo3", "--pressure", "2"), "error: pressure must be 0 at constant volume; got 2 GPa"),
+        (("moo3", "--temperature", "-5"), "error: --temperature must be a positive number; got -5.0."),
+        (
+            ("moo3", "--pressure", "2"),
+            "error: --pressure must be 0 at constant volume; got 2 GPa with --ensemble nvt. Use --ensemble "
+            "npt.",
+        ),
+        (
+            ("moo3", "--pressure-time-constant", "0"),
+            "error: --pressure-time-constant must be a positive number; got 0.0.",
+        ),
+        ((".",), "Invalid value for MODEL: "),
         (("moo3", "--steps", "0"), "Invalid value for '--steps':"),
         (
             ("moo3", "--keep-velocities"),
-            "error: velocities='keep' needs atoms with velocities; got atoms at rest.",
+            "error: --keep-velocities needs atoms with velocities; got atoms at rest. Without it they are "
+            "drawn.",
         ),
     ],
 )
@@ -470,7 +556,7 @@ def test_md_models_that_cannot_be_used(models, tmp_path):
 
 def test_md_of_another_crystal(salt_file, tmp_path):
     result = run("md", "moo3", salt_file, "--output", tmp_path / "run")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.stderr.startswith("error: structure")
     assert not (tmp_path / "run").exists()
 
@@ -516,8 +602,22 @@ def test_export_for_lammps(tmp_path):
     assert "250.0" in (folder / "in.run").read_text()
     assert len(read(folder / "structure.extxyz")) == 64
     again = run(*arguments)
-    assert again.exit_code == 1
+    assert again.exit_code == 2
     assert "must not hold files of an earlier export" in words(again.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("moo3", "--temperature", "-1"), "error: --temperature must be positive; got -1.0."),
+        ((".",), "Invalid value for MODEL: "),
+    ],
+)
+def test_export_wrong_usage(arguments, message, tmp_path):
+    found = run("export", *arguments, "--lammps", "--output", tmp_path / "run")
+    assert found.exit_code == 2
+    assert message in words(found.stderr)
+    assert not (tmp_path / "run").exists()
 
 
 def test_export_for_nothing(tmp_path):

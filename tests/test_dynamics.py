@@ -1,9 +1,11 @@
 """Molecular dynamics: ensembles, what is written, and that a kill at any moment changes nothing."""
 
 import json
+import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -230,7 +232,7 @@ def test_notes_on_the_start_do_not_go_along():
     atoms.info["temperature"] = 500
     atoms.set_array("site", np.arange(4))
     atoms.set_tags([1, 2, 3, 4])
-    frame = run_dynamics(atoms, n_steps=1).frames()[-1]
+    frame = run_dynamics(atoms, n_steps=1).frames()[0]
     assert frame.info == {"step": 0, "time_ps": 0.0}
     assert set(frame.arrays) == {"numbers", "positions", "momenta", "tags"}
     assert set(atoms.arrays) == {"numbers", "positions", "site", "tags"}
@@ -418,9 +420,187 @@ def test_runs_can_be_extended_not_cut(tmp_path):
         run_dynamics(copper(), n_steps=4, interval=2, folder=folder, restart=True)
 
 
-def test_restart_begins_where_there_is_nothing(tmp_path):
-    result = run_dynamics(copper(), n_steps=2, folder=tmp_path / "run", restart=True)
+@pytest.mark.parametrize("file_format", ["traj", "extxyz"])
+def test_restart_begins_where_there_is_nothing_of_a_run(file_format, tmp_path):
+    settings = {"n_steps": 4, "interval": 1, "folder": tmp_path / "run", "trajectory_format": file_format}
+    result = run_dynamics(copper(), **settings, restart=True)
     assert result.finished
+    table = (tmp_path / "run" / "energies.csv").read_bytes()
+    # What a process leaves that was killed before the first checkpoint, at worst with one record.
+    for path in (tmp_path / "run").iterdir():
+        path.unlink()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    copper().write(tmp_path / "run" / f"trajectory.{file_format}")
+    for left in (b"", table[:20], table[: table.index(b"\n", 150) + 1]):
+        (tmp_path / "run" / "energies.csv").write_bytes(left)
+        result = run_dynamics(copper(), **settings, restart=True)
+        assert (tmp_path / "run" / "energies.csv").read_bytes() == table
+        assert len(result.frames()) == 5
+        for name in ("state.npz", "summary.json", "dynamics.png"):
+            (tmp_path / "run" / name).unlink()
+        copper().write(tmp_path / "run" / f"trajectory.{file_format}")
+
+
+def snapshot(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("file_format", ["traj", "extxyz"])
+def test_restart_without_the_checkpoint_writes_nothing_over(file_format, tmp_path):
+    folder = tmp_path / "run"
+    settings = {"n_steps": 4, "interval": 2, "folder": folder, "trajectory_format": file_format}
+    run_dynamics(copper(), **settings)
+    for name in ("state.npz", "summary.json", "dynamics.png"):
+        (folder / name).unlink()
+    before = snapshot(folder)
+    message = (
+        f"restart needs a folder with state.npz, or one without a run; '{folder}' holds "
+        f"trajectory.{file_format}, energies.csv. Put state.npz back, or name another folder to begin anew."
+    )
+    with pytest.raises(RunSettingsError, match=f"^{re.escape(message)}$"):
+        run_dynamics(copper(), **settings, restart=True)
+    assert snapshot(folder) == before
+
+
+def test_restart_leaves_files_of_the_user_alone(tmp_path):
+    (tmp_path / "energies.csv").write_text("volume,energy\n1,2\n")
+    message = (
+        f"restart needs a folder with state.npz, or one without a run; '{tmp_path}' holds energies.csv. Put "
+        "state.npz back, or name another folder to begin anew."
+    )
+    with pytest.raises(RunSettingsError, match=f"^{re.escape(message)}$"):
+        run_dynamics(copper(), n_steps=2, folder=tmp_path, restart=True)
+    (tmp_path / "energies.csv").rename(tmp_path / "mine.csv")
+    copper().write(tmp_path / "trajectory.extxyz")
+    with pytest.raises(RunSettingsError, match=r"holds trajectory\.extxyz\. Put state\.npz back"):
+        run_dynamics(copper(), n_steps=2, folder=tmp_path, restart=True)
+    assert snapshot(tmp_path).keys() == {"mine.csv", "trajectory.extxyz"}
+
+
+# ---- One process at a time ---------------------------------------------------------------------------------
+
+
+def in_use(folder, holder):
+    return (
+        f"folder must belong to one run at a time; '{folder}' is in use by {holder}. Wait for its end or "
+        f"name another folder; if there is no such process, remove '{folder / '.lock'}'."
+    )
+
+
+@pytest.mark.parametrize("restart", [True, False])
+def test_a_folder_is_for_one_run_at_a_time(restart, tmp_path):
+    folder, messages = tmp_path / "run", []
+
+    def second(step, temperature):
+        if step < 4:
+            return
+        with pytest.raises(RunSettingsError) as error:
+            run_dynamics(copper(), n_steps=8, interval=2, folder=folder, restart=restart)
+        messages.append(str(error.value))
+
+    run_dynamics(copper(), n_steps=8, interval=2, folder=folder, checkpoint_seconds=0, progress=second)
+    assert messages == 3 * [in_use(folder, f"process {os.getpid()} on {socket.gethostname()}")]
+    run_dynamics(copper(), n_steps=8, interval=2, folder=tmp_path / "whole", checkpoint_seconds=0)
+    assert_same_run(folder, tmp_path / "whole")
+    assert not (folder / ".lock").exists()
+
+
+def test_another_process_is_refused_until_it_is_killed(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    code = (
+        "import sys, time; from pathlib import Path; from tinynet_sklearn.run_lock import FolderLock; "
+        "FolderLock(Path(sys.argv[1])).take(); print('taken', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"taken\n"
+    message = in_use(folder, f"process {process.pid} on {socket.gethostname()}")
+    with pytest.raises(RunSettingsError, match=f"^{re.escape(message)}$"):
+        run_dynamics(copper(), n_steps=2, folder=folder, restart=True)
+    assert list(folder.iterdir()) == [folder / ".lock"]
+    process.kill()
+    process.communicate()
+    assert (folder / ".lock").exists()
+    assert run_dynamics(copper(), n_steps=2, folder=folder, restart=True).finished
+    assert not (folder / ".lock").exists()
+
+
+def test_file_systems_without_locks(tmp_path, monkeypatch):
+    """There the text of the file tells whether its process is alive."""
+    monkeypatch.setattr("tinynet_sklearn.run_lock._locked", lambda _: None)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    here = socket.gethostname()
+    for holder in (f"process {os.getpid()} on {here}", f"process {dead.pid} on not-{here}", ""):
+        (tmp_path / ".lock").write_text(holder)
+        message = in_use(tmp_path, holder or "another process")
+        with pytest.raises(RunSettingsError, match=f"^{re.escape(message)}$"):
+            run_dynamics(copper(), n_steps=2, folder=tmp_path)
+        assert list(tmp_path.iterdir()) == [tmp_path / ".lock"]
+    (tmp_path / ".lock").write_text(f"process {dead.pid} on {here}")
+    assert run_dynamics(copper(), n_steps=2, folder=tmp_path).finished
+    assert not (tmp_path / ".lock").exists()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_locks_end_with_errors(there, tmp_path):
+    folder = tmp_path / "run"
+    if there:
+        folder.mkdir()
+
+    def fail(step, temperature):
+        raise KeyError(step)
+
+    with pytest.raises(KeyError):
+        run_dynamics(copper(), n_steps=2, folder=folder, progress=fail)
+    assert not (folder / ".lock").exists()
+    with pytest.raises(RunSettingsError, match="earlier run"):
+        run_dynamics(copper(), n_steps=2, folder=folder)
+    assert not (folder / ".lock").exists()
+
+
+# ---- The last configuration --------------------------------------------------------------------------------
+
+
+def test_results_can_be_the_next_start():
+    first = run_dynamics(copper(), n_steps=5)
+    assert first.atoms.constraints == []
+    again = run_dynamics(first.atoms, n_steps=5, ensemble="nve", velocities="keep")
+    assert_allclose(again.frames()[0].get_momenta(), first.atoms.get_momenta(), atol=1e-12)
+    atoms = copper()
+    atoms.set_constraint(FixAtoms([1]))
+    (kept,) = run_dynamics(atoms, n_steps=2).atoms.constraints
+    assert isinstance(kept, FixAtoms)
+    with pytest.raises(DynamicsError) as error:
+        run_dynamics(copper(), n_steps=500, timestep=80, max_temperature=4000)
+    assert error.value.result.atoms.constraints == []
+
+
+@pytest.mark.parametrize("file_format", ["traj", "extxyz"])
+def test_the_last_step_is_a_frame(file_format, tmp_path):
+    settings = {"interval": 5, "trajectory_format": file_format}
+    part = run_dynamics(copper(), n_steps=7, folder=tmp_path / "run", **settings)
+    assert part.table["step"].tolist() == [0, 5, 7]
+    assert [frame.info["step"] for frame in part.frames()] == [0, 5, 7]
+    assert_allclose(part.frames()[-1].positions, part.atoms.positions, atol=1e-8)
+    before = {
+        name: (tmp_path / "run" / name).read_bytes()
+        for name in ("energies.csv", part.files.trajectory_path.name)
+    }
+    again = run_dynamics(copper(), n_steps=7, folder=tmp_path / "run", restart=True, **settings)
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in before} == before
+    assert again.table["step"].tolist() == [0, 5, 7]
+    # A run that is extended is as if it had not ended there.
+    run_dynamics(copper(), n_steps=12, folder=tmp_path / "run", restart=True, **settings)
+    run_dynamics(copper(), n_steps=12, folder=tmp_path / "whole", **settings)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_results_in_one_line(tmp_path):
+    result = run_dynamics(copper(), n_steps=1200, timestep=0.1, interval=600, folder=tmp_path / "run")
+    assert repr(result) == f"<DynamicsResult: nvt, 4 atoms, 1,200 of 1,200 steps, in '{tmp_path / 'run'}'>"
+    result = run_dynamics(copper(), n_steps=1)
+    assert repr(result) == "<DynamicsResult: nvt, 4 atoms, 1 of 1 steps, in memory>"
 
 
 # ---- Ends --------------------------------------------------------------------------------------------------
@@ -445,6 +625,35 @@ def test_a_run_that_blows_up(in_folder, tmp_path):
     if in_folder:
         assert len(read(folder / "trajectory.traj", ":")) == step
         assert json.loads((folder / "summary.json").read_text())["finished"] is False
+
+
+class Soft(EMT):
+    """Refuses cells that are far from the first one."""
+
+    implemented_properties = EMT.implemented_properties
+    first = None
+
+    def calculate(self, atoms=None, properties=None, system_changes=all_changes):
+        self.first = self.first or atoms.get_volume()
+        if atoms.get_volume() > 2 * self.first:
+            raise ValueError("structure must be a supercell.")
+        super().calculate(atoms, properties, system_changes)
+
+
+def test_a_cell_that_blows_up():
+    atoms = copper()
+    atoms.calc = Soft()
+    with pytest.raises(DynamicsError) as error:
+        run_dynamics(
+            atoms, n_steps=2000, ensemble="npt", pressure=-60, pressure_time_constant=200, max_temperature=1e9
+        )
+    assert re.fullmatch(
+        r"the run ended at step \d+ \(\S+ ps\): the cell has left the one of the start: its lengths are "
+        r"[\d.]+ to 1\.\d\d times as long, its volume is 2\.\d\d times as large\. Set a pressure closer to "
+        r"that of the first configuration, a longer pressure_time_constant or a shorter timestep, or take a "
+        r"model that learned stresses\.",
+        str(error.value),
+    )
 
 
 def test_a_bond_that_breaks(tmp_path):
@@ -479,6 +688,12 @@ def single():
 def bonded():
     atoms = copper()
     atoms.set_constraint([FixBondLength(0, 1)])
+    return atoms
+
+
+def frozen():
+    atoms = copper()
+    atoms.set_constraint([FixAtoms([0, 1]), FixAtoms([-1, -2])])
     return atoms
 
 
@@ -566,6 +781,28 @@ class Densities(Springs):
             "thermostat='bussi'. Use "
             "that, or a model with an energy (BPNNPotential).",
         ),
+        (
+            frozen,
+            {},
+            "atoms must have some that can move; got FixAtoms on all 4. Remove it with "
+            "atoms.set_constraint().",
+        ),
+        (
+            copper,
+            {"max_temperature": -5},
+            "max_temperature must be a positive number or None; got -5.",
+        ),
+        (copper, {"max_temperature": "5"}, "max_temperature must be a positive number or None; got '5'."),
+        (
+            copper,
+            {"checkpoint_seconds": None},
+            "checkpoint_seconds must be a number of at least 0; got None.",
+        ),
+        (
+            copper,
+            {"progress": 3},
+            "progress must be a function of the step and the temperature, or None; got int.",
+        ),
         (copper, {"restart": True}, "restart needs the folder of the run; got folder=None. Name it."),
     ],
 )
@@ -633,7 +870,7 @@ def test_restart_with_another_model(tmp_path):
 
 def test_restart_from_damaged_files(tmp_path):
     folder = tmp_path / "run"
-    run_dynamics(copper(), n_steps=2, folder=folder)
+    run_dynamics(copper(), n_steps=2, interval=1, folder=folder)
     state = (folder / "state.npz").read_bytes()
     size = (folder / "energies.csv").stat().st_size
     (folder / "energies.csv").write_text("")
@@ -642,7 +879,7 @@ def test_restart_from_damaged_files(tmp_path):
         f"had {size}. Put it back, or begin anew in another folder."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        run_dynamics(copper(), n_steps=2, folder=folder, restart=True)
+        run_dynamics(copper(), n_steps=2, interval=1, folder=folder, restart=True)
     (folder / "state.npz").write_bytes(state[:200])
     message = (
         rf"restart needs an undamaged state file; '{re.escape(str(folder / 'state.npz'))}' cannot be read: "

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import make_supercell, molecule
+from ase.constraints import FixAtoms, FixCom
 from ase.io import read
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.pipeline import make_pipeline
@@ -664,6 +665,31 @@ def test_exports_need_a_crystal_that_the_model_knows(exported, tilted):
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         export_lammps(exported / "energy.tinynet", molecule("H2O"), exported / "new")
+    assert not (exported / "new").exists()
+
+
+def test_exports_keep_masses_and_refuse_what_in_run_would_lose(exported, tilted):
+    heavy = tilted.copy()
+    heavy.set_masses(np.where(heavy.numbers == 8, 18.0, heavy.get_masses()))
+    export_lammps(exported / "energy.tinynet", heavy, exported / "heavy")
+    data = read(exported / "heavy" / "structure.data", format="lammps-data", Z_of_type=None)
+    assert_allclose(np.sort(data.get_masses()), np.sort(heavy.get_masses()))
+    first = int(np.flatnonzero(heavy.numbers == 8)[0])
+    heavy[first].mass = 16.0
+    message = (
+        "structure must have one mass for each element to be written for LAMMPS; got O with masses from 16 "
+        "to 18. Set them alike with atoms.set_masses(), or use run_dynamics."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        export_lammps(exported / "energy.tinynet", heavy, exported / "new")
+    held = tilted.copy()
+    held.set_constraint([FixAtoms([0, 1]), FixCom()])
+    message = (
+        "structure must have no constraints to be written for LAMMPS; got FixAtoms, FixCom. Remove with "
+        "atoms.set_constraint(); LAMMPS holds atoms by groups that in.run leaves out of its fixes."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        export_lammps(exported / "energy.tinynet", held, exported / "new")
     assert not (exported / "new").exists()
 
 

@@ -3,8 +3,8 @@
 Thin calls: what is computed lives in `quickstart`, `inspection` and `dynamics`, how it looks in `reports`.
 Heavy imports wait until a command runs, so that ``tinynet --help`` answers at once.
 
-Exit codes: 0 fine, 1 a problem in the data, 2 wrong usage; of ``tinynet md``, 130 after Ctrl-C and 143 after
-SIGTERM.
+Exit codes: 0 fine, 1 a problem in the data or in the course of a run, 2 wrong usage, with nothing written; of
+``tinynet md``, 130 after Ctrl-C and 143 after SIGTERM.
 """
 
 import inspect as inspect_module
@@ -25,6 +25,32 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PROBLEM, USAGE, INTERRUPTED = 1, 2, 128
+
+# How Python's arguments, as messages name them, are given on the command line.
+OPTIONS = (
+    (r"^(temperature|timestep|time_constant|pressure|pressure_time_constant) must", r"--\1 must"),
+    (r"^(ensemble|thermostat|interval|equilibration|seed) must", r"--\1 must"),
+    (r"^cell must be one of", "--cell must be one of"),
+    (r"^n_steps must", "--steps must"),
+    (r"^folder must", "--output must"),
+    (r"^restart ", "--restart "),
+    (r"the run with restart", "the run with --restart"),
+    (r"\b(ensemble|thermostat)='(\w+)'", r"--\1 \2"),
+    (r"Set --ensemble", "Use --ensemble"),
+    (r"or set --ensemble", "or use --ensemble"),
+    (r"velocities='keep'", "--keep-velocities"),
+    (r"Draw them: velocities='new'\.", "Without it they are drawn."),
+    (r"(, or )?set on_extrapolation='(warn|ignore)'", r"\1leave out --stop-on-extrapolation"),
+    (r"on_extrapolation='raise'", "--stop-on-extrapolation"),
+    (r"on_extrapolation='(warn|ignore)'", "leaving out --stop-on-extrapolation"),
+    (r"; atoms in another order need a calculator of their own", ""),
+    (
+        r"a longer pressure_time_constant or a shorter timestep",
+        "a longer --pressure-time-constant or a shorter --timestep",
+    ),
+    (r"(Remove) (it )?with atoms\.set_constraint\(\)", r"\1 it from the file of the structure"),
+    (r"(^--stop-on-.*), or use 'warn' or 'ignore'", r"\1, or leave out --stop-on-extrapolation"),
+)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -144,6 +170,13 @@ def parse_supercell(text: str) -> tuple[int, int, int]:
         raise ValueError(f"supercell must be one number (2) or three (4x4x2), each at least 1, got {text!r}.")
     a, b, c = numbers * 3 if len(numbers) == 1 else numbers
     return a, b, c
+
+
+def in_options(message: str) -> str:
+    """Write a message of the Python functions for those who call them by the command line."""
+    for pattern, option in OPTIONS:
+        message = re.sub(pattern, option, message)
+    return re.sub(r"(?<!\S)--\w+", lambda found: found[0].replace("_", "-"), message)
 
 
 def _version(wanted: bool) -> None:
@@ -385,6 +418,7 @@ def md(
             raise typer.BadParameter(str(error), param_hint="--supercell") from None
         from tinynet_sklearn.calculator import TinyNetCalculator
         from tinynet_sklearn.dynamics import run_dynamics
+        from tinynet_sklearn.run_results import DynamicsError
         from tinynet_sklearn.run_settings import RunSettingsError
 
         try:
@@ -396,9 +430,9 @@ def md(
                 on_extrapolation="raise" if stop_on_extrapolation else "ignore",
                 warn=False,
             )
-        except (TypeError, ValueError) as error:
-            raise typer.BadParameter(str(error), param_hint="MODEL") from None
-        atoms = _start(structure, fitted).repeat(repeat)
+        except (OSError, TypeError, ValueError) as error:
+            raise typer.BadParameter(in_options(str(error)), param_hint="MODEL") from None
+        atoms = _start(structure, fitted, repeat)
         atoms.calc = calculator
         try:
             with _progress(equilibration, steps) as progress:
@@ -423,7 +457,9 @@ def md(
                     progress=progress,
                 )
         except RunSettingsError as error:
-            _fail(str(error), USAGE)
+            _fail(in_options(str(error)), USAGE)
+        except DynamicsError as error:
+            _fail(in_options(str(error)), PROBLEM)
         if as_json:
             typer.echo(json.dumps(result.summary(), indent=2))
         else:
@@ -476,16 +512,22 @@ def export(
         from tinynet_sklearn.lammps_files import export_lammps
         from tinynet_sklearn.persistence import save_model
 
-        fitted = _model(model)
-        atoms = _start(structure, fitted).repeat(repeat)
+        try:
+            fitted = _model(model)
+        except (OSError, TypeError, ValueError) as error:
+            raise typer.BadParameter(str(error), param_hint="MODEL") from None
+        atoms = _start(structure, fitted, repeat)
         with TemporaryDirectory() as folder:
             path = Path(model)
             if not path.is_file():  # one that comes along
                 path = Path(folder) / "model.tinynet"
                 save_model(fitted, path)
-            files = export_lammps(
-                path, atoms, output, temperature=temperature, steps=steps, timestep=timestep
-            )
+            try:
+                files = export_lammps(
+                    path, atoms, output, temperature=temperature, steps=steps, timestep=timestep
+                )
+            except (FileExistsError, NotADirectoryError, ValueError) as error:
+                _fail(in_options(str(error)), USAGE)
         for file in files:
             console.print(str(file), markup=False)
         console.print(f"\nRun it with: python {output / 'run.py'}", markup=False)
@@ -506,14 +548,30 @@ def _model(name: str) -> Any:
     return load_model(path)
 
 
-def _start(path: Path | None, model: Any) -> Any:
-    """Last frame of a file, or the reference structure of a model."""
-    from ase import Atoms
-
+def _start(path: Path | None, model: Any, repeat: tuple[int, int, int]) -> Any:
+    """Last frame of a file, or the reference structure of a model; repeated."""
     from tinynet_sklearn.io import read_structures
 
-    if path is not None:
-        return read_structures(path)[-1]
+    try:
+        atoms = _reference(model) if path is None else read_structures(path)[-1]
+    except (OSError, ValueError) as error:
+        _fail(str(error), USAGE)
+    if repeat == (1, 1, 1):  # whatever constraints there are
+        return atoms
+    try:
+        return atoms.repeat(repeat)
+    except NotImplementedError:
+        names = ", ".join(sorted({type(found).__name__ for found in atoms.constraints}))
+        _fail(
+            f"structure must have no constraints but FixAtoms to be repeated; got {names}. Remove them from "
+            f"{path}.",
+            USAGE,
+        )
+
+
+def _reference(model: Any) -> Any:
+    from ase import Atoms
+
     steps = getattr(getattr(model, "best_estimator_", model), "steps", [])
     reference = getattr(steps[0][1], "reference_", None) if steps else None
     if reference is None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ase import Atoms, units
 from ase.calculators.calculator import all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from tinynet_sklearn._validation import described
 from tinynet_sklearn.checkpoint import fingerprint, write_atomically
 from tinynet_sklearn.frames import FloatArray
 from tinynet_sklearn.integrators import Bath, Integrator, draw_velocities, free_the_centre, temperature_of
@@ -37,6 +39,13 @@ HOTTEST_FACTOR, HOTTEST_LEAST = 10.0, 5000.0  # of the temperature; K
 
 # Forces (eV/Angstrom) of one model on one configuration differ by less on any machine.
 SAME_FORCES = 1e-5
+
+# A cell that is so much longer or shorter in any direction is to blame for what a calculator refuses.
+FARTHEST_CELL = 1.15
+CALMER = (
+    "Set a pressure closer to that of the first configuration, a longer pressure_time_constant or a shorter "
+    "timestep, or take a model that learned stresses."
+)
 
 # Arrays of a structure that mean the same after any number of steps; momenta change along.
 _LASTING = {"numbers", "positions", "momenta", "masses", "tags", "initial_magmoms", "initial_charges"}
@@ -85,7 +94,7 @@ def run_dynamics(
     folder : str, path-like or None, default=None
         For the files (`run_files`); made if it is not there. None keeps table and frames in memory.
     interval : int, default=10
-        Every so many steps there is a frame and a line in the table.
+        Every so many steps there is a frame and a line in the table; also at the last step.
     equilibration : int, default=0
         Steps before the production, numbered from -equilibration. They go into the table, not into the
         trajectory. "nve" is equilibrated by Langevin dynamics at the temperature.
@@ -107,9 +116,10 @@ def run_dynamics(
         For velocities and thermostat: the same seed, the same trajectory.
     trajectory_format : {"traj", "extxyz"}, default="traj"
     restart : bool, default=False
-        Go on from the last checkpoint in `folder`; where there is none, begin. All settings must be those of
-        the run except `n_steps`, which may be larger. The result is that of a run without interruption, to
-        the last bit if the calculator is a function of the first and the present configuration.
+        Go on from the last checkpoint in `folder`; where there is nothing of a run, begin. All settings must
+        be those of the run except `n_steps`, which may be larger. The result is that of a run without
+        interruption, to the last bit if the calculator is a function of the first and the present
+        configuration.
     max_temperature : float or None, default=None
         K; beyond it the run has blown up. None is ten times `temperature`, at least 5000.
     checkpoint_seconds : float, default=10
@@ -125,7 +135,8 @@ def run_dynamics(
     Raises
     ------
     RunSettingsError
-        If arguments make no sense, or do not go together or with what is in `folder`.
+        If arguments make no sense, or do not go together or with what is in `folder`; if another process is
+        at work there, or the calculator refuses the first configuration.
     DynamicsError
         If the run blows up or leaves what the calculator can do. Files hold everything up to there.
     ValueError
@@ -162,17 +173,36 @@ def run_dynamics(
         trajectory_format=trajectory_format,
     )
     settings.check(atoms)
+    _check_rest(max_temperature, checkpoint_seconds, progress)
     hottest = max(HOTTEST_FACTOR * temperature, HOTTEST_LEAST) if max_temperature is None else max_temperature
     run = _Run(
         atoms, settings, None if folder is None else Path(folder), hottest, checkpoint_seconds, progress
     )
-    run.open(restart)
     try:
+        run.open(restart)
         with _signals() as caught:
             run.go(caught)
+        run.files.close()
+        return run.finish(caught[0] if caught else "")
     finally:
         run.files.close()
-    return run.finish(caught[0] if caught else "")
+        run.files.release()
+
+
+def _check_rest(max_temperature: Any, checkpoint_seconds: Any, progress: Any) -> None:
+    """Refuse what makes no sense among the parameters that do not decide the result."""
+    hot = isinstance(max_temperature, Real) and float(max_temperature) > 0
+    if max_temperature is not None and not hot:
+        raise RunSettingsError(f"max_temperature must be a positive number or None; got {max_temperature!r}.")
+    if not isinstance(checkpoint_seconds, Real) or not float(checkpoint_seconds) >= 0:
+        raise RunSettingsError(
+            f"checkpoint_seconds must be a number of at least 0; got {checkpoint_seconds!r}."
+        )
+    if progress is not None and not callable(progress):
+        raise RunSettingsError(
+            "progress must be a function of the step and the temperature, or None; got "
+            f"{described(progress)}."
+        )
 
 
 class _Run:
@@ -207,9 +237,10 @@ class _Run:
 
     def open(self, restart: bool) -> None:
         """Set momenta and open new files; or everything as it was at the checkpoint."""
+        self.files.lock()
         found = self.files.read() if restart else None
-        if not restart:
-            self.files.refuse_earlier_run()
+        if found is None:
+            self.files.refuse_earlier_run(restart)
         if self.settings.velocities == "new":
             draw_velocities(self.atoms, self.settings.temperature, self.rng)
         free_the_centre(self.atoms, self.settings.ensemble)
@@ -221,7 +252,7 @@ class _Run:
             "first_cell": self.atoms.cell.array.copy(),
             "first_forces": self._forces(),
         }
-        self.files.begin()
+        self.files.begin(restart)
 
     def _continue_from(self, found: Checkpoint) -> None:
         if found.step > self.settings.n_steps:
@@ -247,7 +278,11 @@ class _Run:
         self.files.resume()
 
     def _forces(self) -> FloatArray:
-        return np.array(self.atoms.get_forces(apply_constraint=False), dtype=np.float64)
+        """Forces on the first configuration, which a calculator may refuse."""
+        try:
+            return np.array(self.atoms.get_forces(apply_constraint=False), dtype=np.float64)
+        except ValueError as error:
+            raise RunSettingsError(str(error)) from error
 
     # ---- Steps -----------------------------------------------------------------------------------------
 
@@ -291,6 +326,10 @@ class _Run:
                 self._save(integrator)
                 saved = time.perf_counter()
         self._save(integrator)
+        if final and self.step == last and last % self.settings.interval:
+            # After the checkpoint: a run that is extended cuts it off, and is as if never ended here.
+            self._forces()
+            self._record(integrator, temperature_of(self.atoms))
 
     def _advance(self, integrator: Integrator) -> None:
         """Do one step, or say why it cannot be done."""
@@ -299,13 +338,29 @@ class _Run:
             with np.errstate(over="ignore", invalid="ignore"):  # the temperature tells
                 integrator.step()
         except (ValueError, ArithmeticError) as error:
-            self._fail(str(error), error)
+            self._fail(self._cell_left() or str(error), error)
         temperature = temperature_of(self.atoms)
         if not temperature < self.hottest:  # NaN is not
             self._fail(
                 f"the temperature is {temperature:.4g} K, the limit {self.hottest:.4g} K. Shorten the time "
                 "step, begin closer to equilibrium, or train the model on configurations like the last ones."
             )
+
+    def _cell_left(self) -> str:
+        """Say that the cell is far from where it began, which calculators take for a wrong structure."""
+        if self.settings.ensemble != "npt":
+            return ""
+        change = np.linalg.solve(self.first["first_cell"], self.atoms.cell.array)
+        if not np.isfinite(change).all():
+            return "the cell is no longer finite. " + CALMER
+        stretches = np.linalg.svd(change, compute_uv=False)
+        if stretches[-1] > 1 / FARTHEST_CELL and stretches[0] < FARTHEST_CELL:
+            return ""
+        return (
+            f"the cell has left the one of the start: its lengths are {stretches[-1]:.2f} to "
+            f"{stretches[0]:.2f} times as long, its volume is {np.prod(stretches):.2f} times as large. "
+            + CALMER
+        )
 
     def _fail(self, reason: str, error: Exception | None = None) -> None:
         self.files.close()
@@ -367,6 +422,7 @@ class _Run:
     def finish(self, stopped_by: str, failed: bool = False) -> DynamicsResult:
         """Write summary and plot; return the result."""
         n_done = self.step - self.began_with
+        self.atoms.set_constraint(self.constraints)  # without FixCom, which the user did not set
         result = DynamicsResult(
             table=self.files.table(),
             atoms=self.atoms,

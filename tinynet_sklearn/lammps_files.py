@@ -7,11 +7,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ase import Atoms
 from ase.io import write
 
 from tinynet_sklearn.compiled import CompiledModel
 from tinynet_sklearn.evaluation import fitted_steps
+from tinynet_sklearn.frames import FloatArray
 from tinynet_sklearn.persistence import load_model
 from tinynet_sklearn.structures import AtomicStructure, as_structures
 
@@ -101,7 +103,7 @@ def export_lammps(
     model_path : str or path
         Written by `save_model`.
     structure : ase.Atoms or pymatgen Structure
-        A crystal that the model knows, or a supercell of it.
+        A crystal that the model knows, or a supercell of it. Its masses are used, its velocities are not.
     folder : str or path
         Made if it is not there.
     temperature : float, default=300.0
@@ -122,7 +124,7 @@ def export_lammps(
     ------
     ValueError
         If the model does not fit the structure or predicts something else than forces, the structure is not
-        periodic, or a number is not positive.
+        periodic, has constraints or different masses of one element, or a number is not positive.
     FileExistsError
         If the folder holds one of the files already.
     """
@@ -131,6 +133,10 @@ def export_lammps(
             raise ValueError(f"{name} must be positive; got {value}.")
     (target,) = as_structures([structure], name="structure")
     check_periodic(target)
+    atoms = Atoms(target.numbers, positions=target.positions, cell=target.cell, pbc=target.pbc)
+    if isinstance(structure, Atoms):
+        _check_constraints(structure)
+        atoms.set_masses(_masses_by_element(structure))
     mode = engine_of_forces(load_model(model_path), target).mode
     folder = Path(folder)
     files = [folder / name for name in FILES]
@@ -141,7 +147,6 @@ def export_lammps(
             "folder, or remove them."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    atoms = Atoms(target.numbers, positions=target.positions, cell=target.cell, pbc=target.pbc)
     species = list(dict.fromkeys(atoms.get_chemical_symbols()))
     known = {
         "formula": atoms.symbols.formula.reduce()[0].format("metal"),
@@ -160,6 +165,28 @@ def export_lammps(
     write(folder / "structure.extxyz", atoms, format="extxyz")
     shutil.copyfile(model_path, folder / "model.tinynet")
     return files
+
+
+def _check_constraints(structure: Atoms) -> None:
+    names = sorted({type(found).__name__ for found in structure.constraints})
+    if names:
+        raise ValueError(
+            f"structure must have no constraints to be written for LAMMPS; got {', '.join(names)}. Remove "
+            "with atoms.set_constraint(); LAMMPS holds atoms by groups that in.run leaves out of its fixes."
+        )
+
+
+def _masses_by_element(structure: Atoms) -> FloatArray:
+    """Masses (u), which LAMMPS keeps for each type of atoms."""
+    masses: FloatArray = structure.get_masses()
+    for symbol, indices in structure.symbols.indices().items():
+        if np.ptp(masses[indices]) > 0:
+            raise ValueError(
+                f"structure must have one mass for each element to be written for LAMMPS; got {symbol} with "
+                f"masses from {masses[indices].min():g} to {masses[indices].max():g}. Set them alike with "
+                "atoms.set_masses(), or use run_dynamics."
+            )
+    return masses
 
 
 def check_periodic(structure: AtomicStructure) -> None:

@@ -144,6 +144,8 @@ def _dynamics_lines(found: dict[str, Any], settings: RunSettings, learned_stress
             f"atoms outside of the training data: {found['extrapolating_atoms_mean']:.3g} on average, "
             f"at most {most:.0f}, in {share:.0%} of the frames"
         )
+    else:
+        lines.append("atoms outside of the training data: unknown to this model")
     if found["seconds_per_step"] is not None:
         lines.append(
             f"time: {1e3 * found['seconds_per_step']:.3g} ms per step, "

@@ -7,6 +7,7 @@ trajectory.traj, .extxyz    frames: positions, momenta, energy, forces; step and
 energies.csv                one line per recorded step, see `COLUMNS`; empty where a number does not exist
 state.npz                   the last checkpoint
 summary.json, dynamics.png  written at the end, or when the run is interrupted
+.lock                       there while a process is at work (`run_lock`)
 ==========================  ==============================================================================
 
 Trajectory and table grow at their ends. A checkpoint holds everything that the next step depends on, and how
@@ -33,6 +34,7 @@ from numpy.typing import NDArray
 
 from tinynet_sklearn.checkpoint import write_atomically
 from tinynet_sklearn.frames import FloatArray
+from tinynet_sklearn.run_lock import FolderLock
 from tinynet_sklearn.run_settings import RunSettingsError
 
 __all__ = ["COLUMNS", "FORMATS", "Checkpoint", "RunFiles"]
@@ -61,7 +63,7 @@ _PACKAGE = "tinynet_sklearn.dynamics"
 _INTEGRATOR = "integrator."
 
 # The head of ASE's .traj files counts the frames and says where their list stands; it changes as they grow.
-_TRAJ_HEAD = 48
+_TRAJ_HEAD, _TRAJ_MAGIC = 48, b"- of Ulm"
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +113,7 @@ class RunFiles:
         self._trajectory: Any = None
         self._sizes: dict[str, int] = {}
         self._head = b""
+        self._lock = None if folder is None else FolderLock(folder)
 
     def path(self, name: str) -> Path:
         """Where a file of this run is."""
@@ -121,8 +124,34 @@ class RunFiles:
         """Where the trajectory is; None in memory."""
         return None if self.folder is None else self.path(FORMATS[self._format])
 
-    def refuse_earlier_run(self) -> None:
+    def lock(self) -> None:
+        """Keep other processes out of the folder until `release`; nothing if there is no folder yet.
+
+        Raises
+        ------
+        RunSettingsError
+            If another process works there, or it cannot be written to.
+        """
+        if self._lock is None or self.folder is None or not self.folder.is_dir():
+            return
+        try:
+            self._lock.take()
+        except OSError as error:
+            raise self._no_place(error) from error
+
+    def release(self) -> None:
+        """Let other processes into the folder."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def refuse_earlier_run(self, restart: bool = False) -> None:
         """Refuse to write over files.
+
+        Parameters
+        ----------
+        restart : bool, default=False
+            Whether the run was to be continued, and has no checkpoint. What a run leaves that was killed
+            before its first one may then be written over.
 
         Raises
         ------
@@ -130,11 +159,32 @@ class RunFiles:
             If there are some.
         """
         there = [name for name in (*FORMATS.values(), TABLE, STATE) if self.path(name).exists()]
-        if self.folder is not None and there:
+        if self.folder is None or not there:
+            return
+        if restart and STATE not in there:
+            if self._hardly_begun():
+                return
             raise RunSettingsError(
-                f"folder must be free of an earlier run; '{self.folder}' holds {', '.join(there)}. Name "
-                "another folder, delete them, or continue the run with restart."
+                f"restart needs a folder with {STATE}, or one without a run; '{self.folder}' holds "
+                f"{', '.join(there)}. Put {STATE} back, or name another folder to begin anew."
             )
+        raise RunSettingsError(
+            f"folder must be free of an earlier run; '{self.folder}' holds {', '.join(there)}. Name "
+            "another folder, delete them, or continue the run with restart."
+        )
+
+    def _hardly_begun(self) -> bool:
+        """Whether the files are those of a process that was killed before its first checkpoint."""
+        own = {TABLE, FORMATS[self._format]}
+        if not self.path(TABLE).exists() or any(
+            self.path(name).exists() for name in {*FORMATS.values(), SUMMARY, PLOT} - own
+        ):
+            return False
+        table = self.path(TABLE).read_bytes()
+        head = (",".join(COLUMNS) + "\n").encode()
+        n_rows = table.count(b"\n") - 1
+        own_table = head.startswith(table) or table.startswith(head)
+        return own_table and n_rows <= 1 and _count_frames(self.path(FORMATS[self._format])) <= 1
 
     def read(self) -> Checkpoint | None:
         """Return the last checkpoint, None where there is none.
@@ -176,20 +226,30 @@ class RunFiles:
         moment = {name: a for name, a in arrays.items() if not name.startswith(_INTEGRATOR)}
         return Checkpoint(step, stage, moment, own)
 
-    def begin(self) -> None:
-        """Open new files.
+    def begin(self, restart: bool = False) -> None:
+        """Open new files; `restart` as in `refuse_earlier_run`.
 
         Raises
         ------
         RunSettingsError
-            If the folder is a file or cannot be written to.
+            If the folder is a file or cannot be written to, or another process was faster.
         """
         if self.folder is None:
             return
-        self._make_folder(self.folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._no_place(error) from error
+        self.lock()
+        self.refuse_earlier_run(restart)
+        try:
+            self.path(TABLE).open("a").close()  # better before the simulation than after
+        except OSError as error:
+            raise self._no_place(error) from error
         self._remove_torsos()
         self._table = self.path(TABLE).open("w", encoding="utf-8", newline="\n")
         self._table.write(",".join(COLUMNS) + "\n")
+        self._table.flush()  # tells whose table this is
         self._open_trajectory("w")
 
     def resume(self) -> None:
@@ -287,14 +347,10 @@ class RunFiles:
                 f"{'; '.join(different)}. Restore them, or name another folder."
             )
 
-    def _make_folder(self, folder: Path) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.path(TABLE).open("a").close()  # better before the simulation than after
-        except OSError as error:
-            raise RunSettingsError(
-                f"folder must be a place to write to; got '{folder}': {error.strerror}. Name another folder."
-            ) from error
+    def _no_place(self, error: OSError) -> RunSettingsError:
+        return RunSettingsError(
+            f"folder must be a place to write to; got '{self.folder}': {error.strerror}. Name another folder."
+        )
 
     def _remove_torsos(self) -> None:
         """Remove what a process left that was killed while it wrote."""
@@ -324,6 +380,18 @@ def _on_disk(path: Path) -> int:
     with path.open("rb") as file:
         os.fsync(file.fileno())
         return os.fstat(file.fileno()).st_size
+
+
+def _count_frames(path: Path) -> int:
+    """Frames of a trajectory that may end in a torn one."""
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        if path.suffix == ".traj":
+            head = file.read(_TRAJ_HEAD)
+            whole = len(head) == _TRAJ_HEAD and head.startswith(_TRAJ_MAGIC)
+            return int(np.frombuffer(head, "<i8", count=1, offset=32)[0]) if whole else 0
+        return sum(b"Properties=" in line for line in file)
 
 
 def _frames_in(path: Path) -> bool:

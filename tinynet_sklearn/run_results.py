@@ -33,7 +33,7 @@ class DynamicsError(ValueError):
         self.result = result
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DynamicsResult:
     """What a run left behind.
 
@@ -71,6 +71,13 @@ class DynamicsResult:
     settings: RunSettings
     folder: Path | None
     files: RunFiles
+
+    def __repr__(self) -> str:
+        where = "in memory" if self.folder is None else f"in '{self.folder}'"
+        return (
+            f"<DynamicsResult: {self.settings.ensemble}, {len(self.atoms)} atoms, {self.step:,} of "
+            f"{self.settings.n_steps:,} steps, {where}>"
+        )
 
     def frames(self) -> list[Atoms]:
         """Frames of the trajectory, with energies and forces; step and time (ps) are in their ``info``."""

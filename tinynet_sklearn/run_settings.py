@@ -93,6 +93,12 @@ class RunSettings:
                 f"atoms may have the constraint FixAtoms; got {', '.join(others)}. Remove with "
                 "atoms.set_constraint()."
             )
+        fixed = {int(i) for found in atoms.constraints for i in found.index}
+        if len(fixed) == len(atoms):
+            raise RunSettingsError(
+                f"atoms must have some that can move; got FixAtoms on all {len(atoms)}. Remove it with "
+                "atoms.set_constraint()."
+            )
         if self.ensemble == "npt" and atoms.constraints:
             raise RunSettingsError(
                 "atoms must be free at constant pressure; got FixAtoms. Remove it with "

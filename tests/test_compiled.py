@@ -644,7 +644,7 @@ def test_centres_that_are_no_atoms(energy_model, centres, problem):
 def test_wrong_shapes(energy_model, positions, cell, problem):
     engine = CompiledModel(energy_model, perovskite() * 2)
     message = (
-        f"positions must have the shape (40, 3) and cell (3, 3); got {problem}. A CompiledModel is laid out "
+        f"positions must have the shape (40, 3) and cell (3, 3); got {problem}. An engine is made "
         "for the atoms of one structure."
     )
     assert message_of(lambda: engine.compute(np.zeros(positions), np.ones(cell))) == message

@@ -184,7 +184,7 @@ def test_what_it_refuses():
     )
     engine = SmoothEngine(model, frames[0])
     assert message_of(ValueError, lambda: engine.compute(np.zeros((5, 3)), np.eye(3))) == (
-        "positions must have the shape (6, 3) and cell (3, 3); got (5, 3) and (3, 3). A SmoothEngine is made "
+        "positions must have the shape (6, 3) and cell (3, 3); got (5, 3) and (3, 3). An engine is made "
         "for the atoms of one structure."
     )
     broken = frames[0].positions.copy()

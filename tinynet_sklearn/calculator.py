@@ -23,7 +23,6 @@ from tinynet_sklearn.compiled import CompiledModel, why_not_compiled
 from tinynet_sklearn.evaluation import Evaluation, check_ranges, featurizers, fitted_steps
 from tinynet_sklearn.frames import IntArray
 from tinynet_sklearn.pipelines import PipelineEngine, predicts_energy
-from tinynet_sklearn.potential import BPNNPotential
 from tinynet_sklearn.smooth_engine import SmoothEngine, is_smooth
 from tinynet_sklearn.structures import as_structures
 
@@ -164,7 +163,7 @@ class TinyNetCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         if self.mode == "direct":
             n_outputs = getattr(regressor, "n_outputs_", 3)
             self.implemented_properties = ["forces" if n_outputs == 3 else "ldos"]  # type: ignore[misc]
-        elif not isinstance(regressor, BPNNPotential):
+        elif not (self.compiled or is_smooth(self._steps)):
             self.implemented_properties = [name for name in WITH_ENERGY if name != "energies"]  # type: ignore[misc]
         super().__init__(
             topology=topology,

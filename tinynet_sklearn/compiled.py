@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tinynet_sklearn import _force_kernels as kernels
-from tinynet_sklearn.evaluation import Evaluation, fitted_steps, symmetric_matrix
+from tinynet_sklearn.evaluation import Evaluation, checked_frame, fitted_steps, symmetric_matrix
 from tinynet_sklearn.features import CycleMomentFeaturizer
 from tinynet_sklearn.kinds import joined, kinds_of, model_arrays
 from tinynet_sklearn.paths import Ints
@@ -397,13 +397,7 @@ class CompiledModel:
 
     def _placed(self, room: _Room, positions: ArrayLike, cell: ArrayLike) -> tuple[Floats, Floats]:
         """Positions in the periodic images of the reference, and the cell."""
-        given = np.ascontiguousarray(positions, dtype=np.float64)
-        lattice = np.ascontiguousarray(cell, dtype=np.float64)
-        if given.shape != (len(self), 3) or lattice.shape != (3, 3):
-            raise ValueError(
-                f"positions must have the shape ({len(self)}, 3) and cell (3, 3); got {given.shape} and "
-                f"{lattice.shape}. A CompiledModel is laid out for the atoms of one structure."
-            )
+        given, lattice = checked_frame(positions, cell, len(self))
         if not np.isfinite(lattice).all():
             raise ValueError(f"cell must be finite; got {lattice.tolist()}.")
         new_cell = room.cell is None or not np.array_equal(lattice, room.cell)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.utils.validation import check_is_fitted
@@ -26,6 +27,7 @@ __all__ = [
     "Evaluation",
     "assignment",
     "check_ranges",
+    "checked_frame",
     "featurizers",
     "fitted_steps",
     "knows_ranges",
@@ -59,6 +61,26 @@ class Evaluation:
     virial: Floats | None = None
     outputs: Floats | None = None
     extrapolating: NDArray | None = None
+
+
+def checked_frame(
+    positions: ArrayLike, cell: ArrayLike, n_atoms: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Positions (n_atoms, 3) and cell (3, 3) in double precision, Angstrom.
+
+    Raises
+    ------
+    ValueError
+        If a shape is another one.
+    """
+    given = np.ascontiguousarray(positions, dtype=np.float64)
+    lattice = np.ascontiguousarray(cell, dtype=np.float64)
+    if given.shape != (n_atoms, 3) or lattice.shape != (3, 3):
+        raise ValueError(
+            f"positions must have the shape ({n_atoms}, 3) and cell (3, 3); got {given.shape} and "
+            f"{lattice.shape}. An engine is made for the atoms of one structure."
+        )
+    return given, lattice
 
 
 def symmetric_matrix(voigt: Floats) -> Floats:

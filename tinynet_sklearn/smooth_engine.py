@@ -16,7 +16,7 @@ from ase import Atoms
 from numpy.typing import ArrayLike, NDArray
 
 from tinynet_sklearn._validation import species_name
-from tinynet_sklearn.evaluation import Evaluation, fitted_steps
+from tinynet_sklearn.evaluation import Evaluation, checked_frame, fitted_steps
 from tinynet_sklearn.frames import IntArray
 from tinynet_sklearn.geometry import Floats
 from tinynet_sklearn.networks import DenseStack
@@ -176,13 +176,7 @@ class SmoothEngine:
         )
 
     def _structure(self, positions: ArrayLike, cell: ArrayLike) -> AtomicStructure:
-        placed = np.ascontiguousarray(positions, dtype=np.float64)
-        lattice = np.ascontiguousarray(cell, dtype=np.float64)
-        if placed.shape != (len(self), 3) or lattice.shape != (3, 3):
-            raise ValueError(
-                f"positions must have the shape ({len(self)}, 3) and cell (3, 3); got {placed.shape} and "
-                f"{lattice.shape}. A SmoothEngine is made for the atoms of one structure."
-            )
+        placed, lattice = checked_frame(positions, cell, len(self))
         if self._given is None or not np.array_equal(lattice, self._given):
             # directions without periodicity may have no lattice vector yet
             atoms = Atoms(self._numbers, placed, cell=lattice, pbc=self._pbc)

@@ -9,7 +9,7 @@ from ase.io import read
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.model_selection import GroupKFold
 
-from tinynet_sklearn import build_bond_graph, load_batio3, load_moo3
+from tinynet_sklearn import LDOS, EnergyGrid, build_bond_graph, load_batio3, load_moo3
 from tinynet_sklearn.reference import mean_structure
 from tinynet_sklearn.structures import as_structures
 
@@ -100,11 +100,11 @@ def test_every_load_is_a_fresh_copy(loader, data):
     del data.bonds["H-H"]
 
 
-@pytest.mark.parametrize("target", ["ldos", None, ["forces"]])
+@pytest.mark.parametrize("target", ["charges", None, ["forces"]])
 def test_unknown_target(loader, target):
     with pytest.raises(ValueError, match="target") as error:
         loader(target)
-    assert str(error.value) == f"target must be one of 'forces', got {target!r}."
+    assert str(error.value) == f"target must be one of 'forces', 'ldos', got {target!r}."
 
 
 def test_the_files_come_with_the_package():
@@ -112,3 +112,123 @@ def test_the_files_come_with_the_package():
     for name in ("batio3_gpaw", "moo3_gpaw"):
         assert (folder / f"{name}.extxyz").is_file()
         assert (folder / f"{name}.md").is_file()
+        assert (folder / f"{name}_states.npz").is_file()
+
+
+# ---- Densities of states -----------------------------------------------------------------------------------
+
+#: Electrons that the calculations count for a cell, in the states from -40 eV up.
+ELECTRONS = {load_batio3: 120, load_moo3: 96}
+
+
+@pytest.fixture(scope="module")
+def states(loader):
+    return loader("ldos")
+
+
+def test_densities_of_states_are_of_the_same_structures(data, states):
+    ldos = states.target
+    assert isinstance(ldos, LDOS)
+    assert ldos.shape == (len(data.structures), 241)
+    assert_array_equal(ldos.offsets, data.target.offsets)
+    assert_array_equal(ldos.species, data.target.species)
+    assert_array_equal(states.forces.values, data.target.values)
+    assert_array_equal(data.forces.values, data.target.values)
+    assert (states.target_name, states.target_unit) == ("ldos", "states/eV/atom")
+    assert (data.target_name, data.target_unit) == ("forces", "eV/Angstrom")
+    assert np.isnan(states.label_noise)
+    assert_array_equal(states.energies, data.energies)
+    assert_array_equal(states.groups, data.groups)
+    for one, other in zip(states.structures, data.structures, strict=True):
+        assert_allclose(one.positions, other.positions, atol=1e-12)
+        assert one.calc is None
+    for word in ("Mulliken", "density of states"):
+        assert word in re.sub(r"\s+", " ", states.DESCR).replace("densities of states", "density of states")
+
+
+def test_the_energies_on_which_they_come(states):
+    grid = states.target.grid
+    assert (grid.low, grid.high, grid.width, grid.zero) == (-7.0, 5.0, 0.2, "vbm")
+    assert grid.step == pytest.approx(0.05, rel=1e-12)
+    levels = states.target.levels
+    assert_allclose(levels.vbm, 0.0, atol=1e-12)
+    assert_allclose(levels.shift, [atoms.info["vbm"] for atoms in states.structures], atol=1e-6)
+    gaps = [atoms.info["cbm"] - atoms.info["vbm"] for atoms in states.structures]
+    assert_allclose(levels.cbm, gaps, atol=1e-6)
+
+
+def test_valence_electrons_are_counted(states):
+    """From -7 eV up: 72 in the O 2p bands of 12 O."""
+    ldos = states.target
+    assert_allclose(ldos.levels.n_electrons, 72.0, atol=0.5)
+    assert np.median(np.abs(ldos.levels.n_electrons - 72.0)) < 0.02
+    in_gap = 0.5 * (ldos.levels.vbm + ldos.levels.cbm)
+    counted = [
+        part.integrals(high=float(level)).sum()
+        for part, level in zip((ldos[i : i + 1] for i in range(10)), in_gap, strict=False)
+    ]
+    assert_allclose(counted, 72.0, atol=0.5)  # with the tails of broadened states
+    fermi = ldos[:10].fermi_level()
+    assert (fermi > ldos.levels.vbm[:10] - 0.3).all()
+    assert (fermi < ldos.levels.cbm[:10] + 0.3).all()
+
+
+def test_other_energies(loader, states):
+    wide = EnergyGrid(np.linspace(-40.0, 12.0, 521), width=0.3, zero="absolute")
+    ldos = loader("ldos", grid=wide).target
+    assert ldos.grid.difference(wide) is None
+    assert_array_equal(ldos.levels.shift, 0.0)
+    assert_allclose(ldos.levels.n_electrons, ELECTRONS[loader], atol=1e-6)
+    in_gap = float(0.5 * (ldos.levels.vbm[0] + ldos.levels.cbm[0]))
+    assert ldos[:1].integrals(high=in_gap).sum() == pytest.approx(ELECTRONS[loader], abs=0.1)
+    fermi = EnergyGrid(np.linspace(-6.0, 4.0, 101), width=0.4, zero="fermi")
+    from_fermi = loader("ldos", grid=fermi).target
+    assert_allclose(from_fermi.levels.fermi, 0.0, atol=1e-12)
+    # the same states, from another zero and with broader peaks
+    same = states.target[:3].broadened(0.4)
+    shift = states.target.levels.fermi
+    for i in range(3):
+        wanted = fermi.energies + shift[i]
+        inside = (wanted >= same.grid.low) & (wanted <= same.grid.high)
+        assert inside.sum() > 60
+        moved = np.interp(wanted[inside], same.energies, same.total()[i])
+        assert_allclose(from_fermi.total()[i, inside], moved, atol=0.01 * same.total()[i].max())
+
+
+@pytest.mark.parametrize(
+    ("grid", "kind", "message"),
+    [
+        (
+            EnergyGrid(np.linspace(-5, 5, 11)),
+            ValueError,
+            "grid must have the width to which states are broadened; got None. Pass EnergyGrid(energies, "
+            "width=0.2).",
+        ),
+        (
+            np.linspace(-5, 5, 11),
+            TypeError,
+            "grid must be an EnergyGrid or None; got ndarray of shape (11,). Write EnergyGrid(energies, "
+            "width=0.2, zero='vbm').",
+        ),
+    ],
+    ids=["no width", "array"],
+)
+def test_grids_that_cannot_be(loader, grid, kind, message):
+    with pytest.raises(kind) as error:
+        loader("ldos", grid=grid)
+    assert str(error.value) == message
+
+
+def test_zeros_that_states_do_not_tell(loader):
+    with pytest.raises(ValueError, match="zero") as error:
+        loader("ldos", grid=EnergyGrid(np.linspace(-5, 5, 11), 0.2, "onset"))
+    assert str(error.value).endswith(
+        "_states.npz: zero must be one of 'absolute', 'vbm', 'fermi' for its states; got 'onset'. Use "
+        "LDOS.aligned afterwards for others."
+    )
+
+
+def test_forces_need_no_grid(loader):
+    with pytest.raises(ValueError, match="grid") as error:
+        loader(grid=EnergyGrid(np.linspace(-5, 5, 11), 0.2))
+    assert str(error.value) == "grid is for target='ldos'; got it with target='forces'."

@@ -80,12 +80,12 @@ def test_cosine():
         ),
         (
             lambda: m.force_mae(np.ones((0, 3)), np.ones((0, 3))),
-            "y_true must be a PerAtomArray, a list with one (n_atoms, 3) array per structure, or an array of "
-            "shape (n_rows, 3) with at least one row; got an array of shape (0, 3).",
+            "y_true must be a PerAtomArray, a list with one (n_atoms, k) array per structure, or an array of "
+            "shape (n_rows, k) with at least one row; got an array of shape (0, 3).",
         ),
         (
             lambda: m.force_mae(np.ones((2, 3)), np.array([[1, 1, 1], [1, np.nan, 1]])),
-            "y_pred must be finite; got [ 1. nan  1.] in row 1.",
+            "y_pred must be finite; got nan in row 1, column 1.",
         ),
         (
             lambda: m.force_cosine(np.ones((2, 2)), np.ones((2, 2))),

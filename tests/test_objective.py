@@ -11,6 +11,8 @@ from tinynet_sklearn.equivariance import GroupAction
 from tinynet_sklearn.networks import ACTIVATIONS, glorot_stack
 from tinynet_sklearn.objective import StackObjective, averaged_forward
 from tinynet_sklearn.recorder import TrainingSet
+from tinynet_sklearn.solvers import choose_solver
+from tinynet_sklearn.target_maps import fit_linked_targets
 
 ALPHA = 0.02
 
@@ -233,6 +235,40 @@ def test_the_loss_is_linear_in_the_weight_of_the_scatter(groups, vector, width):
         assert_allclose(found, 0.7 * first + 0.3 * last, atol=1e-13)
     assert some.error(flat) == none.error(flat)
     assert some.on(data).value(flat)[0] == some.value(flat)[0]
+
+
+# ---- Outputs behind a link ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scatter", [0.0, 0.1])
+@pytest.mark.parametrize("hidden", [(), (4,), (4, 3)], ids=str)
+@pytest.mark.parametrize(("normalized", "cumulative_weight"), [(False, 0.0), (False, 2.0), (True, 0.5)])
+def test_slope_of_the_loss_behind_a_link(groups, hidden, scatter, normalized, cumulative_weight):
+    data = training_set(groups, False, 5, n_rows=90)
+    curves = np.abs(data.targets)
+    maps = fit_linked_targets(
+        curves, data.weight, normalized=normalized, cumulative_weight=cumulative_weight, grid=None
+    )
+    data = replace(data, targets=maps.apply(curves, np.float64), link=maps.link)
+    stack = network(data, hidden)
+    loss, flat = StackObjective(stack, data, 0.02, scatter), stack.flat()
+    value, slope = loss.value(flat)
+    directions = directions_for(flat, groups)
+    assert_allclose(directions @ slope, differences(lambda f: loss.value(f)[0], flat, directions), atol=5e-8)
+    raw = np.empty_like(data.targets)
+    for site, action in enumerate(data.actions):
+        raw[data.site == site] = averaged_forward(stack, data.rows[data.site == site], action)
+    error = maps.link.forward(raw) - data.targets
+    integral = np.zeros_like(error)
+    for i in range(1, 5):
+        integral[:, i] = integral[:, i - 1] + (error[:, i - 1] + error[:, i]) / 2
+    squares = np.square(error) + cumulative_weight * np.square(integral)
+    assert loss.error(flat) == pytest.approx(squares.mean(axis=1) @ data.weight, rel=1e-11)
+    if not scatter:
+        decay = 0.02 * sum(np.square(w).sum() for w in stack.weights)
+        assert value == pytest.approx(loss.error(flat) + decay, rel=1e-12)
+    assert loss.on(data).error(flat) == loss.error(flat)
+    assert choose_solver("auto", stack, data) == "lbfgs"
 
 
 # ---- The loss with the best output layer -------------------------------------------------------------------

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from tinynet_sklearn.committee import CommitteeRegressor
     from tinynet_sklearn.compiled import CompiledModel
     from tinynet_sklearn.containers import PerAtomArray
+    from tinynet_sklearn.curve_report import ldos_report
     from tinynet_sklearn.datasets import load_batio3, load_moo3
     from tinynet_sklearn.dynamics import run_dynamics
+    from tinynet_sklearn.energy_grid import EnergyGrid, Levels
     from tinynet_sklearn.features import CycleMomentFeaturizer
     from tinynet_sklearn.frames import SiteFrames
     from tinynet_sklearn.graph import (
@@ -26,7 +28,14 @@ if TYPE_CHECKING:
         PairBonds,
         build_bond_graph,
     )
+    from tinynet_sklearn.heads import split_model
+    from tinynet_sklearn.ldos import LDOS
+    from tinynet_sklearn.ldos_io import read_ldos, read_runs
+    from tinynet_sklearn.ldos_map import LDOSMapDisplay
+    from tinynet_sklearn.ldos_plots import LDOSDisplay
     from tinynet_sklearn.learning_curves import LossCurveDisplay
+    from tinynet_sklearn.moment_plots import MomentErrorDisplay
+    from tinynet_sklearn.multi_target import MultiTargetRegressor
     from tinynet_sklearn.persistence import load_model, save_model
     from tinynet_sklearn.plotting import ParityDisplay
     from tinynet_sklearn.potential import BPNNPotential
@@ -38,6 +47,7 @@ if TYPE_CHECKING:
     from tinynet_sklearn.run_settings import RunSettingsError
     from tinynet_sklearn.smooth import SmoothMomentFeaturizer
     from tinynet_sklearn.splits import time_blocks
+    from tinynet_sklearn.target_sets import TargetSet
 
 _ROOM_OF = {
     "BPNNPotential": "potential",
@@ -49,7 +59,14 @@ _ROOM_OF = {
     "CycleMomentFeaturizer": "features",
     "DynamicsError": "run_results",
     "DynamicsResult": "run_results",
+    "EnergyGrid": "energy_grid",
+    "LDOS": "ldos",
+    "LDOSDisplay": "ldos_plots",
+    "LDOSMapDisplay": "ldos_map",
+    "Levels": "energy_grid",
     "LossCurveDisplay": "learning_curves",
+    "MomentErrorDisplay": "moment_plots",
+    "MultiTargetRegressor": "multi_target",
     "NaturalBonds": "graph",
     "NearNeighborBonds": "graph",
     "PairBonds": "graph",
@@ -60,18 +77,24 @@ _ROOM_OF = {
     "RunSettingsError": "run_settings",
     "SiteFrames": "frames",
     "SmoothMomentFeaturizer": "smooth",
+    "TargetSet": "target_sets",
     "TinyNetCalculator": "calculator",
     "build_bond_graph": "graph",
+    "ldos_report": "curve_report",
     "load_batio3": "datasets",
     "load_model": "persistence",
     "load_moo3": "datasets",
     "load_pretrained": "pretrained",
+    "read_ldos": "ldos_io",
+    "read_runs": "ldos_io",
     "run_dynamics": "dynamics",
     "save_model": "persistence",
+    "split_model": "heads",
     "time_blocks": "splits",
 }
 
 __all__ = [
+    "LDOS",
     "BPNNPotential",
     "BPNNRegressor",
     "BondGraph",
@@ -81,7 +104,13 @@ __all__ = [
     "CycleMomentFeaturizer",
     "DynamicsError",
     "DynamicsResult",
+    "EnergyGrid",
+    "LDOSDisplay",
+    "LDOSMapDisplay",
+    "Levels",
     "LossCurveDisplay",
+    "MomentErrorDisplay",
+    "MultiTargetRegressor",
     "NaturalBonds",
     "NearNeighborBonds",
     "PairBonds",
@@ -92,15 +121,20 @@ __all__ = [
     "RunSettingsError",
     "SiteFrames",
     "SmoothMomentFeaturizer",
+    "TargetSet",
     "TinyNetCalculator",
     "__version__",
     "build_bond_graph",
+    "ldos_report",
     "load_batio3",
     "load_model",
     "load_moo3",
     "load_pretrained",
+    "read_ldos",
+    "read_runs",
     "run_dynamics",
     "save_model",
+    "split_model",
     "time_blocks",
 ]
 

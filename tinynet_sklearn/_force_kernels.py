@@ -580,8 +580,8 @@ def _pull_first_layer(model, kind, n, slopes, mixed, parts, pulled):  # type: ig
 
 
 @fused
-def _forward(model, kind, n, real):  # type: ignore[no-untyped-def]
-    """Outputs of all layers for n lanes, one after the other; returns where they end in ``real``.
+def _forward(model, kind, n, n_layers, real):  # type: ignore[no-untyped-def]
+    """Outputs of the first layers for n lanes, one after the other; returns where they end in ``real``.
 
     ``real`` begins with the inputs (n_inputs, n), space for the parts and for the mixed sums. The outputs of
     a layer have the shape (n_units, n_operations * n).
@@ -604,7 +604,7 @@ def _forward(model, kind, n, real):  # type: ignore[no-untyped-def]
     )
     _activate(before, layer.activation, one)
     used += before.size
-    for number in range(kind.layer_start + 1, kind.layer_start + kind.n_layers):
+    for number in range(kind.layer_start + 1, kind.layer_start + n_layers):
         layer = model.layers[number]
         matrix = model.weights[layer.matrix : layer.matrix + layer.n_in * layer.n_out]
         outputs = real[used : used + layer.n_out * width]
@@ -795,7 +795,7 @@ def energy_blocks(model, lanes, blocks, geometry, scratch, energies, slopes, out
         inputs = scratch.real[:size].reshape(kind.n_inputs, n)
         products = _gather(model, kind, lanes, start, n, geometry, False, scratch.wide, inputs, outside)
         real = scratch.real
-        used = _forward(model, kind, n, real)
+        used = _forward(model, kind, n, kind.n_layers, real)
         scale, offset = model.target_scale[kind.target_start], model.target_offset[kind.target_start]
         outputs = real[used - kind.n_operations * n : used]
         for i in range(n):
@@ -818,6 +818,36 @@ def energy_blocks(model, lanes, blocks, geometry, scratch, energies, slopes, out
 
 
 @fused
+def _linear_outputs(model, kind, layer, atoms, used, real, results):  # type: ignore[no-untyped-def]
+    """A linear last layer behind hidden outputs that end at ``used``, averaged over operations beforehand.
+
+    A curve has hundreds of outputs: to average the few hidden units instead saves most of the work.
+    """
+    n, n_operations = atoms.shape[0], kind.n_operations
+    one = model.weights.dtype.type(1)
+    size = layer.n_in * n
+    hidden = real[used - size * n_operations : used].reshape(layer.n_in, n_operations, n)
+    mean = real[used : used + size].reshape(layer.n_in, n)
+    outputs = real[used + size : used + size + layer.n_out * n].reshape(layer.n_out, n)
+    share = one / n_operations
+    for k in range(layer.n_in):
+        for i in range(n):
+            mean[k, i] = hidden[k, 0, i] * share
+        for g in range(1, n_operations):
+            for i in range(n):
+                mean[k, i] += hidden[k, g, i] * share
+    matrix = model.weights[layer.matrix : layer.matrix + layer.n_in * layer.n_out]
+    _product(matrix.reshape(layer.n_out, layer.n_in), mean, outputs)
+    for i in range(n):
+        result = results[atoms[i]]
+        for k in range(layer.n_out):
+            raw = outputs[k, i] + model.weights[layer.bias + k]
+            result[k] = (
+                raw * model.target_scale[kind.target_start + k] + model.target_offset[kind.target_start + k]
+            )
+
+
+@fused
 def output_blocks(  # type: ignore[no-untyped-def]
     model, lanes, blocks, geometry, scratch, directed, turned, results, outside
 ):
@@ -834,8 +864,13 @@ def output_blocks(  # type: ignore[no-untyped-def]
         inputs = scratch.real[:size].reshape(kind.n_inputs, n)
         _gather(model, kind, lanes, start, n, geometry, directed, scratch.wide, inputs, outside)
         real = scratch.real
-        used = _forward(model, kind, n, real)
         n_operations = kind.n_operations
+        last = model.layers[kind.layer_start + kind.n_layers - 1]
+        if not turned and kind.n_layers > 1 and last.activation == LINEAR:
+            used = _forward(model, kind, n, kind.n_layers - 1, real)
+            _linear_outputs(model, kind, last, atoms, used, real, results)
+            continue
+        used = _forward(model, kind, n, kind.n_layers, real)
         shape = (kind.n_outputs, n_operations, n)
         outputs = real[used - kind.n_outputs * n_operations * n : used].reshape(shape)
         scale = model.target_scale[kind.target_start : kind.target_start + kind.n_outputs]

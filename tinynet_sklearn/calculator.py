@@ -5,7 +5,8 @@ gradient: forces and stress that belong together. A *direct* one predicts forces
 accurate, but are the gradient of nothing.
 
 What is computed, and how fast, is decided by the *engine* behind it: `CompiledModel` for crystals that keep
-their bonds, `SmoothEngine` for smooth moments, `PipelineEngine` for everything else.
+their bonds, `SmoothEngine` for smooth moments, `PipelineEngine` for everything else; one for each head of the
+model (`heads`).
 """
 
 from __future__ import annotations
@@ -19,11 +20,10 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
 from tinynet_sklearn._validation import users_level
-from tinynet_sklearn.compiled import CompiledModel, why_not_compiled
-from tinynet_sklearn.evaluation import Evaluation, check_ranges, featurizers, fitted_steps
+from tinynet_sklearn.energy_grid import EnergyGrid
+from tinynet_sklearn.evaluation import Evaluation, check_ranges, featurizers
 from tinynet_sklearn.frames import IntArray
-from tinynet_sklearn.pipelines import PipelineEngine, predicts_energy
-from tinynet_sklearn.smooth_engine import SmoothEngine, is_smooth
+from tinynet_sklearn.heads import JointEngine, heads_of
 from tinynet_sklearn.structures import as_structures
 
 __all__ = ["TinyNetCalculator"]
@@ -58,7 +58,8 @@ class TinyNetCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         Fitted: a `CycleMomentFeaturizer` (or a FeatureUnion of such) or a `SmoothMomentFeaturizer`, further
         transformers, and a final regressor of energies (``output="all"``), forces, or other targets; or a
         `BPNNPotential` that was fitted on structures. A fitted search (``GridSearchCV``) around one of these
-        will do.
+        will do. A final `MultiTargetRegressor` gives forces (with or without energy) and densities of states
+        together.
     topology : {"checked", "frozen"}, default="checked"
         For crystals: "checked" raises an error when a bond has become 1.5 times as long as in the reference,
         at next to no cost; "frozen" trusts. Smooth moments have no topology that could be left.
@@ -85,8 +86,11 @@ class TinyNetCalculator(Calculator):  # type: ignore[misc, unused-ignore]
     implemented_properties : list of str
         With an energy: "energy" and "free_energy" (the same, eV), "energies" of the atoms, "forces"
         (eV/Angstrom), and for crystals "stress" (eV/Angstrom^3, ASE's Voigt order, positive under tension).
-        Without: "forces", or "ldos" from a model with any number of targets but three. ``results`` also
-        holds "extrapolating", one bool per atom, where the model knows what it was trained on.
+        Without: "forces". "ldos", shape (n_atoms, n_energies), from a model of densities of states, or of any
+        number of targets but three. ``results`` also holds "extrapolating", one bool per atom, where the
+        model knows what it was trained on.
+    ldos_grid : EnergyGrid or None
+        Energies of ``results["ldos"]``, where the model was fitted on an `LDOS`.
 
     Raises
     ------
@@ -154,17 +158,19 @@ class TinyNetCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         warn: bool = True,
     ) -> None:
         self.model = model
-        self._steps = fitted_steps(model)
+        self._heads = heads_of(model)
         self._engine: Any = None
         self._has_warned = False
-        regressor = self._steps[-1]
-        self.mode = "energy" if predicts_energy(regressor) else "direct"
-        self.compiled = why_not_compiled(self._steps) is None
-        if self.mode == "direct":
-            n_outputs = getattr(regressor, "n_outputs_", 3)
-            self.implemented_properties = ["forces" if n_outputs == 3 else "ldos"]  # type: ignore[misc]
-        elif not (self.compiled or is_smooth(self._steps)):
-            self.implemented_properties = [name for name in WITH_ENERGY if name != "energies"]  # type: ignore[misc]
+        kinds = [head.gives for head in self._heads]
+        _check_kinds([head.name for head in self._heads], kinds)
+        self.mode = "energy" if "energy" in kinds else "direct"
+        self.compiled = all(head.compiled for head in self._heads)
+        self.ldos_grid: EnergyGrid | None = next((head.grid for head in self._heads if head.grid), None)
+        properties = ["forces"] if "forces" in kinds else []
+        if self.mode == "energy":
+            tells_energies = any(head.with_energies for head in self._heads)
+            properties = [name for name in WITH_ENERGY if tells_energies or name != "energies"]
+        self.implemented_properties = properties + ["ldos"] * ("ldos" in kinds)  # type: ignore[misc]
         super().__init__(
             topology=topology,
             precision=precision,
@@ -173,7 +179,7 @@ class TinyNetCalculator(Calculator):  # type: ignore[misc, unused-ignore]
             remove_net_force=remove_net_force,
             warn=warn,
         )
-        if warn and self.implemented_properties == ["forces"]:
+        if warn and "forces" in kinds:
             message = (
                 "the model predicts forces that are not the gradient of an energy: NVE dynamics will not "
                 "conserve energy, and a relaxation minimises nothing. Use a thermostat, or a model with an "
@@ -201,7 +207,8 @@ class TinyNetCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         threads = parameters.get("n_threads", 1)
         if not isinstance(threads, int | np.integer) or isinstance(threads, bool) or threads < 1:
             raise ValueError(f"n_threads must be a positive whole number; got {threads!r}.")
-        check_ranges(parameters.get("on_extrapolation", "ignore"), self._steps[-1])
+        for head in self._heads:
+            check_ranges(parameters.get("on_extrapolation", "ignore"), head.regressor)
         for name, value in parameters.items():
             if name in CHOICES and value not in CHOICES[name]:
                 raise ValueError(
@@ -214,7 +221,8 @@ class TinyNetCalculator(Calculator):  # type: ignore[misc, unused-ignore]
 
     def todict(self, skip_default: bool = True) -> dict[str, Any]:
         """Mode, model and parameters as plain text and numbers, for the headers of trajectories."""
-        names = [type(step).__name__ for step in self._steps]
+        names = [type(step).__name__ for step in self._heads[0].steps[:-1]]
+        names.append(" + ".join(type(head.regressor).__name__ for head in self._heads))
         parameters: dict[str, Any] = super().todict(skip_default)
         return {"mode": self.mode, "model": " -> ".join(names), **parameters}
 
@@ -227,12 +235,13 @@ class TinyNetCalculator(Calculator):  # type: ignore[misc, unused-ignore]
             If the model does not predict it.
         """
         if name in WITH_ENERGY and name not in self.implemented_properties:
-            if self.implemented_properties == ["forces"]:
+            if self.mode == "direct" and "forces" in self.implemented_properties:
                 raise PropertyNotImplementedError(f"{name} is not available: {NO_ENERGY}.")
             if self.implemented_properties == ["ldos"]:
+                n_outputs = self._heads[0].n_outputs
                 raise PropertyNotImplementedError(
-                    f"{name} is not available: the model predicts {self._steps[-1].n_outputs_} numbers for "
-                    "each atom, such as a density of states; they are the property 'ldos'."
+                    f"{name} is not available: the model predicts {n_outputs} numbers for each atom, "
+                    "such as a density of states; they are the property 'ldos'."
                 )
         return super().get_property(name, atoms, allow_calculation)
 
@@ -265,7 +274,7 @@ class TinyNetCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         try:
             found = self._engine.compute(self.atoms.positions, self.atoms.cell.array)
         except ValueError as error:
-            if not any(map(featurizers, self._steps)):
+            if not any(map(featurizers, self._heads[0].steps)):
                 raise  # no topology that could be left: the message says what is wrong
             raise ValueError(
                 f"atoms must keep the bonds and the order that they had in the first call: {error}\n"
@@ -293,17 +302,10 @@ class TinyNetCalculator(Calculator):  # type: ignore[misc, unused-ignore]
             ) from error
 
     def _new_engine(self, atoms: Atoms) -> Any:
-        if self.compiled:
-            return CompiledModel(
-                self.model,
-                atoms,
-                precision=self.parameters["precision"],
-                topology=self.parameters["topology"],
-                n_threads=self.parameters["n_threads"],
-            )
-        if is_smooth(self._steps):
-            return SmoothEngine(self.model, atoms)
-        return PipelineEngine(self.model, atoms)
+        options = {name: self.parameters[name] for name in ("precision", "topology", "n_threads")}
+        if len(self._heads) == 1:
+            return self._heads[0].engine(atoms, **options)
+        return JointEngine(self._heads, atoms, **options)
 
     def _report_extrapolation(self, flagged: IntArray) -> None:
         how = self.parameters["on_extrapolation"]
@@ -328,9 +330,11 @@ class TinyNetCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         results: dict[str, Any] = {}
         if found.extrapolating is not None:
             results["extrapolating"] = found.extrapolating
+        if "ldos" in self.implemented_properties:
+            results["ldos"] = found.outputs
         if self.mode == "direct":
-            if found.forces is None:
-                return {**results, "ldos": found.outputs}
+            if found.forces is None or "forces" not in self.implemented_properties:
+                return results
             if self.parameters["remove_net_force"]:
                 found.forces[:] -= found.forces.mean(axis=0)
             return {**results, "forces": found.forces}
@@ -340,3 +344,15 @@ class TinyNetCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         if found.virial is not None and self.atoms.pbc.all():
             results["stress"] = found.virial.flat[[0, 4, 8, 5, 2, 1]] / self.atoms.get_volume()
         return results
+
+
+def _check_kinds(names: Sequence[str], kinds: Sequence[str]) -> None:
+    """Refuse models whose heads would give the same result twice."""
+    forces = [name for name, kind in zip(names, kinds, strict=True) if kind != "ldos"]
+    curves = [name for name, kind in zip(names, kinds, strict=True) if kind == "ldos"]
+    for what, those in (("forces", forces), ("densities of states", curves)):
+        if len(those) > 1:
+            raise ValueError(
+                f"model must predict {what} once; {', '.join(map(repr, those))} all do. Take one of them: "
+                "split_model(model)[name]."
+            )

@@ -20,8 +20,9 @@ from threadpoolctl import threadpool_limits
 
 from tinynet_sklearn._validation import described
 from tinynet_sklearn.containers import PerAtomArray
+from tinynet_sklearn.energy_grid import EnergyGrid
+from tinynet_sklearn.ldos_metrics import r2_of_targets
 from tinynet_sklearn.regressor import BPNNRegressor
-from tinynet_sklearn.rows import r2_of_rows
 
 __all__ = ["CommitteeRegressor"]
 
@@ -55,6 +56,10 @@ class CommitteeRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         Number of columns of X, where the members count them.
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Names of the columns, if X is a data frame.
+    n_outputs_ : int
+        Width of the targets, where the members know it.
+    target_grid_ : EnergyGrid or None
+        Energies of the targets, if they were an `LDOS` and the members know them.
 
     Notes
     -----
@@ -185,6 +190,8 @@ class CommitteeRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
     def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
         """Coefficient of determination R² of the mean over all rows, averaged over the target columns.
 
+        Of an `LDOS`, about the mean curve of each species, all energies together (`ldos_r2`).
+
         Parameters
         ----------
         X : PerAtomArray or array-like of shape (n_samples, n_features)
@@ -198,12 +205,23 @@ class CommitteeRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         -------
         float
         """
-        return r2_of_rows(y, self.predict(X), sample_weight)
+        return r2_of_targets(y, self.predict(X), sample_weight)
 
     @property
     def n_features_in_(self) -> int:
         """Number of columns of X, where the members count them."""
         return int(self.estimators_[0].n_features_in_)
+
+    @property
+    def n_outputs_(self) -> int:
+        """Width of the targets, where the members know it."""
+        return int(self.estimators_[0].n_outputs_)
+
+    @property
+    def target_grid_(self) -> EnergyGrid | None:
+        """Energies of the targets, if they were an `LDOS` and the members know them."""
+        grid: EnergyGrid | None = self.estimators_[0].target_grid_
+        return grid
 
     @property
     def feature_names_in_(self) -> NDArray[np.object_]:

@@ -23,6 +23,7 @@ from tinynet_sklearn import _force_kernels as kernels
 from tinynet_sklearn.evaluation import Evaluation, checked_frame, fitted_steps, symmetric_matrix
 from tinynet_sklearn.features import CycleMomentFeaturizer
 from tinynet_sklearn.kinds import joined, kinds_of, model_arrays
+from tinynet_sklearn.multi_target import MultiTargetRegressor
 from tinynet_sklearn.paths import Ints
 from tinynet_sklearn.potential import BPNNPotential
 from tinynet_sklearn.reference import MAX_STRETCH, images_onto, lies_on, mismatch, rotation_from
@@ -30,6 +31,7 @@ from tinynet_sklearn.regressor import BPNNRegressor
 from tinynet_sklearn.repetition import repeated_reference
 from tinynet_sklearn.structures import AtomicStructure, as_structures, completed
 from tinynet_sklearn.supercells import Supercell, find_supercell
+from tinynet_sklearn.target_maps import LinkedTargets
 from tinynet_sklearn.tiling import AtomEntries, Tiling, UnitPairs, unit_entries
 
 __all__ = ["CompiledModel", "why_not_compiled"]
@@ -53,6 +55,8 @@ def why_not_compiled(steps: Sequence[Any]) -> str | None:
     if len(steps) != 2 or not isinstance(featurizer, CycleMomentFeaturizer):
         names = ", ".join(type(step).__name__ for step in steps)
         return f"the steps are {names}, not CycleMomentFeaturizer and a regressor"
+    if isinstance(regressor, MultiTargetRegressor):
+        return "it predicts several kinds of targets, which split_model(model) takes apart"
     if not isinstance(regressor, BPNNRegressor | BPNNPotential):
         return f"the regressor is a {type(regressor).__name__}, not a BPNNRegressor or BPNNPotential"
     if len(featurizer.table_.walk_segments) or len(featurizer.table_.neighbor_segments):
@@ -279,6 +283,11 @@ class CompiledModel:
             )
 
         room.each(evaluate)
+        for kind, record in zip(self._kinds, self._model.kinds, strict=True):
+            if isinstance(kind.network.targets, LinkedTargets):
+                start = int(record["atom_start"])
+                mine = self._lanes.atoms[start : start + int(record["n_atoms"])]
+                outputs[mine] = kind.network.targets.invert(outputs[mine])
         forces = outputs if outputs.shape[1] == 3 else None
         return Evaluation(forces, outputs=outputs, extrapolating=self._flags(outside))
 

@@ -153,8 +153,8 @@ class EnergyPass:
             rows = part.rows[taken] + np.repeat(shift, counts)
             net = self._networks[part.network]
             flow = _Flow(stacks[part.network], part.action, part.scaled[taken])
-            self.energies[rows] = net.targets.invert(flow.energies[:, None])[:, 0]
-            slopes = flow.slopes() * (net.targets.scale / net.inputs.scale)
+            self.energies[rows] = net.energy_scaling.invert(flow.energies[:, None])[:, 0]
+            slopes = flow.slopes() * (net.energy_scaling.scale / net.inputs.scale)
             self.slopes[rows[:, None], net.inputs.columns] = slopes
             self._flows.append((part.network, rows, flow))
 
@@ -182,7 +182,7 @@ class EnergyPass:
         found = [np.zeros(net.stack.n_parameters if net.stack else 0) for net in self._networks]
         for number, rows, flow in self._flows:
             net = self._networks[number]
-            scale = float(net.targets.scale[0])
+            scale = float(net.energy_scaling.scale[0])
             along = rates[rows[:, None], net.inputs.columns] * (scale / net.inputs.scale)
             found[number] += flow.weight_slopes(along, shares[rows] * scale)
         return np.concatenate(found)

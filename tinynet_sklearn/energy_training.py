@@ -235,8 +235,8 @@ def settled(
         own = energies.network_of_row[rows] == number
         arrays = net.network.arrays
         if own.any():
-            arrays[-1] = arrays[-1] - np.mean(found.energies[own] - net.targets.offset[0])
-        targets_scaling = ColumnScaling(np.arange(1), net.targets.offset, np.array([scale]))
+            arrays[-1] = arrays[-1] - np.mean(found.energies[own] - net.energy_scaling.offset[0])
+        targets_scaling = ColumnScaling(np.arange(1), net.energy_scaling.offset, np.array([scale]))
         networks.append(AtomNetwork(with_arrays(net.network, arrays), net.inputs, targets_scaling))
     return networks
 
@@ -285,7 +285,7 @@ def calibrated(
         else:
             # networks of sites and shared networks: the mean of the species whose atoms they serve
             shift = float(per_species[np.searchsorted(species, atoms.species[own])].mean())
-        output = ColumnScaling(np.arange(1), net.targets.offset + shift, net.targets.scale)
+        output = ColumnScaling(np.arange(1), net.energy_scaling.offset + shift, net.energy_scaling.scale)
         shifted.append(AtomNetwork(net.network, net.inputs, output))
     return shifted
 

@@ -23,6 +23,7 @@ from tinynet_sklearn.geometry import Floats
 from tinynet_sklearn.paths import Ints
 from tinynet_sklearn.scaling import ColumnScaling
 from tinynet_sklearn.signs import SignSplit
+from tinynet_sklearn.target_maps import folded
 from tinynet_sklearn.tiling import AtomEntries
 from tinynet_sklearn.training import AtomNetwork
 
@@ -69,6 +70,8 @@ class Kind:
     action: GroupAction
     split: SignSplit
     first: list[Floats]
+    target_scale: Floats
+    target_offset: Floats
     matrices: list[Floats]
     biases: list[Floats]
     activations: list[int]
@@ -76,7 +79,7 @@ class Kind:
     @property
     def n_outputs(self) -> int:
         """Numbers that the network gives for each atom."""
-        return len(self.network.targets.scale)
+        return len(self.target_scale)
 
     @property
     def cost(self) -> int:
@@ -98,7 +101,8 @@ class Kind:
         n_first = len(self.biases[0])
         activations = n_first + self.action.n_operations * sum(len(bias) for bias in self.biases[1:])
         n_inputs = len(self.base)
-        of_networks = 3 * n_inputs + n_first + 2 * activations + self.action.n_operations
+        averages = sum(len(bias) for bias in self.biases[-2:])  # of `_linear_outputs`
+        of_networks = 3 * n_inputs + n_first + 2 * activations + self.action.n_operations + averages
         return n_inputs + len(self.walk_lengths), of_networks
 
 
@@ -169,8 +173,8 @@ def _kind(
     no_flips = np.full((len(parents), int(hops.sum())), -1)
     if network.stack is None:
         raise ValueError("a network is no plain stack of dense layers.")
-    stack = network.stack.astype(np.float64)
-    folded, bias = action.fold(stack.weights[0], stack.biases[0])
+    stack, target_scale, target_offset = folded(network.stack.astype(np.float64), network.targets)
+    first, bias = action.fold(stack.weights[0], stack.biases[0])
     split = SignSplit.of(action)
     shape = (len(network.inputs.columns), action.n_operations, len(stack.biases[0]))
     return Kind(
@@ -195,7 +199,9 @@ def _kind(
         action=action,
         # units before operations: the images of an atom then are further lanes of the layers that follow
         split=split,
-        first=split.matrices(folded.reshape(shape)),
+        target_scale=target_scale,
+        target_offset=target_offset,
+        first=split.matrices(first.reshape(shape)),
         matrices=[np.ascontiguousarray(w.T) for w in stack.weights[1:]],
         biases=[_same_for_all(bias.reshape(shape[1:]))[split.order].T.ravel(), *stack.biases[1:]],
         activations=[ACTIVATIONS[name] for name in stack.activations],
@@ -277,8 +283,8 @@ def model_arrays(kinds: list[Kind], dtype: np.dtype) -> kernels.Model:
         rotations=np.concatenate(
             [kind.action.rotations[kind.split.order] / kind.action.n_operations for kind in kinds]
         ),
-        target_scale=joined([kind.network.targets.scale for kind in kinds], np.float64),
-        target_offset=joined([kind.network.targets.offset for kind in kinds], np.float64),
+        target_scale=joined([kind.target_scale for kind in kinds], np.float64),
+        target_offset=joined([kind.target_offset for kind in kinds], np.float64),
     )
 
 

@@ -12,8 +12,8 @@ from ase import Atoms
 from ase.io import write
 
 from tinynet_sklearn.compiled import CompiledModel
-from tinynet_sklearn.evaluation import fitted_steps
 from tinynet_sklearn.frames import FloatArray
+from tinynet_sklearn.heads import heads_of
 from tinynet_sklearn.persistence import load_model
 from tinynet_sklearn.structures import AtomicStructure, as_structures
 
@@ -201,8 +201,9 @@ def check_periodic(structure: AtomicStructure) -> None:
 def engine_of_forces(model: Any, structure: AtomicStructure, **options: Any) -> CompiledModel:
     """Compile a model, and refuse one of something else than forces."""
     engine = CompiledModel(model, structure, **options)
-    width = getattr(fitted_steps(model)[-1], "n_outputs_", 3)
-    if engine.mode == "direct" and width != 3:
+    (head,) = heads_of(model)  # of several, CompiledModel has refused the model
+    width = head.n_outputs
+    if head.gives == "ldos":
         raise ValueError(
             f"model must predict forces, 3 numbers for each atom; got one that predicts {width}, such as a "
             "density of states. TinyNetCalculator gives these along a trajectory."

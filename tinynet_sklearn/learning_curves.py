@@ -8,7 +8,7 @@ import numpy as np
 
 from tinynet_sklearn._validation import described, first_few, species_name
 from tinynet_sklearn.frames import FloatArray
-from tinynet_sklearn.plotting import COLORS, MARKERS, new_axes
+from tinynet_sklearn.plotting import COLORS, MARKERS, make_logarithmic, new_axes
 
 # What `LossCurveDisplay` reads, and how it draws.
 _CURVES = ("loss", "validation", "time")
@@ -243,7 +243,7 @@ class LossCurveDisplay:
                 mark = {"label": f"{name}, kept", "color": color, "marker": marker, "linestyle": "none"}
                 ax.plot(steps[kept], lowest, **(mark | _MARK))
         ax.set(xlabel=_X_LABELS[x], ylabel=label)
-        _make_logarithmic(ax)
+        make_logarithmic(ax)
         self._add_legend()
         return self
 
@@ -279,21 +279,6 @@ class LossCurveDisplay:
                 "ncols": columns,
             }
         self.ax_.legend(handles=handles, fontsize=8, framealpha=0.9, **place)
-
-
-def _make_logarithmic(ax: Any) -> None:
-    """Logarithmic y axis; where it spans few powers of ten, with labels between them."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    ax.set_yscale("log")
-    low, high = ax.get_ylim()
-    if high < 300.0 * low:
-        between = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0) if high < 10.0 * low else (1.0, 2.0, 5.0)
-        ax.yaxis.set_major_locator(LogLocator(subs=between))
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.grid(axis="y", color="0.9", linewidth=0.6)
-    ax.set_axisbelow(True)
 
 
 def _color_and_marker(k: int) -> tuple[str, str]:

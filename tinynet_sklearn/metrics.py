@@ -11,15 +11,14 @@ better.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.metrics import make_scorer
 
-from tinynet_sklearn._validation import equally_wide, first_few, species_name
-from tinynet_sklearn.containers import PerAtomArray
-from tinynet_sklearn.frames import FloatArray, IntArray
+from tinynet_sklearn.frames import FloatArray
+from tinynet_sklearn.pairing import Rows, rows_of_species, same_rows
 
 __all__ = [
     "force_cosine",
@@ -33,7 +32,7 @@ __all__ = [
     "force_rmse_scorer",
 ]
 
-Forces: TypeAlias = PerAtomArray | Sequence[ArrayLike] | FloatArray
+Forces: TypeAlias = Rows
 
 # Below this a reference force (eV/Å) is mostly noise of the calculation, and its direction means nothing.
 COSINE_THRESHOLD = 0.05
@@ -62,7 +61,7 @@ def force_rmse(y_true: Forces, y_pred: Forces) -> float:
     >>> force_rmse([[[0.0, 0.0, 3.0]]], [[[0.0, 0.0, 0.0]]])
     1.7320508075688772
     """
-    true, predicted = _same_rows(y_true, y_pred)
+    true, predicted = same_rows(y_true, y_pred)
     return float(np.sqrt(np.mean(np.square(predicted - true))))
 
 
@@ -89,7 +88,7 @@ def force_mae(y_true: Forces, y_pred: Forces) -> float:
     >>> force_mae([[[0.0, 0.0, 3.0]]], [[[0.0, 0.0, 0.0]]])
     1.0
     """
-    true, predicted = _same_rows(y_true, y_pred)
+    true, predicted = same_rows(y_true, y_pred)
     return float(np.mean(np.abs(predicted - true)))
 
 
@@ -121,7 +120,7 @@ def force_cosine(y_true: Forces, y_pred: Forces, threshold: float = COSINE_THRES
     >>> force_cosine([[[0.0, 0.0, 2.0]]], [[[0.0, 1.0, 1.0]]])
     0.7071067811865475
     """
-    true, predicted = _same_rows(y_true, y_pred)
+    true, predicted = same_rows(y_true, y_pred)
     return _mean_cosine(true, predicted, threshold)
 
 
@@ -147,8 +146,8 @@ def force_rmse_per_species(
     ValueError
         As `force_rmse`, or if the species are not known.
     """
-    true, predicted = _same_rows(y_true, y_pred)
-    groups = _rows_of_species(y_true, y_pred, species, len(true))
+    true, predicted = same_rows(y_true, y_pred)
+    groups = rows_of_species(y_true, y_pred, species, len(true))
     return {name: force_rmse(true[rows], predicted[rows]) for name, rows in groups.items()}
 
 
@@ -174,8 +173,8 @@ def force_mae_per_species(
     ValueError
         As `force_mae`, or if the species are not known.
     """
-    true, predicted = _same_rows(y_true, y_pred)
-    groups = _rows_of_species(y_true, y_pred, species, len(true))
+    true, predicted = same_rows(y_true, y_pred)
+    groups = rows_of_species(y_true, y_pred, species, len(true))
     return {name: force_mae(true[rows], predicted[rows]) for name, rows in groups.items()}
 
 
@@ -206,8 +205,8 @@ def force_cosine_per_species(
     ValueError
         As `force_cosine`, or if the species are not known.
     """
-    true, predicted = _same_rows(y_true, y_pred)
-    groups = _rows_of_species(y_true, y_pred, species, len(true))
+    true, predicted = same_rows(y_true, y_pred)
+    groups = rows_of_species(y_true, y_pred, species, len(true))
     return {name: _mean_cosine(true[rows], predicted[rows], threshold) for name, rows in groups.items()}
 
 
@@ -228,85 +227,3 @@ def _mean_cosine(true: FloatArray, predicted: FloatArray, threshold: float) -> f
     product = length[rows] * np.linalg.norm(predicted[rows], axis=1)
     dot = np.einsum("ij,ij->i", true[rows], predicted[rows])
     return float(np.mean(np.divide(dot, product, out=np.zeros_like(dot), where=product > 0)))
-
-
-def _same_rows(y_true: Forces, y_pred: Forces) -> tuple[FloatArray, FloatArray]:
-    """Rows of both as float64, shape (n_rows, k), after checking that they belong together."""
-    true, predicted = _rows(y_true, "y_true"), _rows(y_pred, "y_pred")
-    n_true, n_predicted = _counts(y_true), _counts(y_pred)
-    if n_true is not None and n_predicted is not None:
-        if len(n_true) != len(n_predicted):
-            raise ValueError(
-                "y_true and y_pred must hold the same structures; got "
-                f"{len(n_true)} and {len(n_predicted)} of them."
-            )
-        wrong = [
-            f"{n_true[i]} and {n_predicted[i]} atoms in structure {i}"
-            for i in np.flatnonzero(n_true != n_predicted)
-        ]
-        if wrong:
-            raise ValueError(f"y_true and y_pred must hold the same atoms; got {first_few(wrong)}.")
-    if true.shape != predicted.shape:
-        raise ValueError(
-            f"y_true and y_pred must have the same rows and columns; got {true.shape} and {predicted.shape}."
-        )
-    if isinstance(y_true, PerAtomArray) and isinstance(y_pred, PerAtomArray):
-        known = (y_true.species != 0) & (y_pred.species != 0)
-        different = np.flatnonzero(known & (y_true.species != y_pred.species))
-        if len(different):
-            row = different[0]
-            raise ValueError(
-                f"y_true and y_pred must list the atoms in the same order; row {row} is "
-                f"{species_name(y_true.species[row])} in y_true and {species_name(y_pred.species[row])} in "
-                "y_pred."
-            )
-    return true, predicted
-
-
-def _rows(y: Forces, name: str) -> FloatArray:
-    if isinstance(y, PerAtomArray):
-        rows = y.values
-    elif isinstance(y, list | tuple):
-        rows = np.concatenate(equally_wide(y, name, vectors_are_columns=True))
-    else:
-        rows = np.asarray(y)
-        rows = rows.reshape(-1, rows.shape[-1]) if rows.ndim == 3 else rows
-    if rows.ndim != 2 or len(rows) == 0:
-        raise ValueError(
-            f"{name} must be a PerAtomArray, a list with one (n_atoms, 3) array per structure, or an array "
-            f"of shape (n_rows, 3) with at least one row; got an array of shape {rows.shape}."
-        )
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    if len(bad):
-        raise ValueError(f"{name} must be finite; got {first_few([f'{rows[i]} in row {i}' for i in bad])}.")
-    return rows.astype(np.float64, copy=False)
-
-
-def _counts(y: Forces) -> IntArray | None:
-    """Atoms per structure, or None for an array of rows."""
-    if isinstance(y, PerAtomArray):
-        return y.counts
-    if isinstance(y, list | tuple) or (isinstance(y, np.ndarray) and y.ndim == 3):
-        return np.array([len(np.asarray(part)) for part in y])
-    return None
-
-
-def _rows_of_species(
-    y_true: Forces, y_pred: Forces, species: ArrayLike | Sequence[ArrayLike] | None, n_rows: int
-) -> dict[str, IntArray]:
-    candidates: list[Any] = [y.species for y in (y_true, y_pred) if isinstance(y, PerAtomArray)]
-    if species is not None:
-        flat = [np.atleast_1d(np.asarray(part)) for part in species]  # type: ignore[union-attr]
-        candidates = [np.concatenate(flat) if flat else np.array([])]
-    known: Any = next((z for z in candidates if np.any(z)), None)
-    if known is None:
-        raise ValueError(
-            "species must be given where neither y_true nor y_pred is a PerAtomArray that knows them; got "
-            "None. Pass one atomic number per row."
-        )
-    if len(known) != n_rows or known.dtype.kind not in "iu":
-        raise ValueError(
-            f"species must hold one atomic number for each of the {n_rows} rows; got {len(known)} of type "
-            f"{known.dtype}."
-        )
-    return {species_name(z): np.flatnonzero(known == z) for z in np.unique(known)}

@@ -3,7 +3,8 @@
     loss = sum_i w_i (|p_i - y_i|^2 + scatter_i) / k + alpha * sum of squared matrix elements
 
 over rows i with weights that sum to one and k outputs; p is the network's output, averaged over the site
-group of the row where there is one (`equivariance`). The scatter, times a weight of its own, is the mean
+group of the row where there is one (`equivariance`), and sent through a link if the outputs must obey
+something (`target_maps`). The scatter, times a weight of its own, is the mean
 squared distance between p and the outputs for the images of the row, turned back.
 
 The last layer is linear, so its best weights for given hidden layers solve a small linear system.
@@ -94,9 +95,15 @@ def averaged_forward(stack: DenseStack, rows: FloatArray, action: GroupAction) -
     rows = np.asarray(rows, dtype=stack.dtype)
     folded, rest = _folded(stack, action), stack[1:]
     result = np.empty((len(rows), stack.n_outputs), dtype=stack.dtype)
+    # A linear last layer may come after the average: curves have many more outputs than hidden units.
+    early = not action.turns_outputs and len(rest.weights) > 0 and rest.activations[-1] == "linear"
     for block in row_blocks(len(rows), _block_length(action)):
         hidden = folded.layer_outputs(rows[block])[-1].reshape(-1, len(stack.biases[0]))
-        result[block] = action.average(rest.layer_outputs(hidden)[-1])
+        if early:
+            mean = action.average(rest[:-1].layer_outputs(hidden)[-1])
+            result[block] = rest[-1:].layer_outputs(mean)[-1]
+        else:
+            result[block] = action.average(rest.layer_outputs(hidden)[-1])
     return result
 
 
@@ -121,6 +128,7 @@ class StackObjective:
         self._scatter = scatter
         self._decays = stack.kernel_mask()
         self._n_outputs = stack.n_outputs
+        self._link = data.link
         self._parts = []
         for site, action in enumerate(data.actions):
             rows = slice(None) if len(data.actions) == 1 else np.flatnonzero(data.site == site)
@@ -161,7 +169,7 @@ class StackObjective:
             inputs = hidden.middle[-1]
             outputs = last.layer_outputs(inputs)[-1]
             average = action.average(outputs)
-            residual = average - hidden.part.targets[hidden.block]
+            residual, pull = self._compared(average, hidden)
             loss += self._weighted(hidden, residual)
             share = (2 / self._n_outputs * hidden.part.weight[hidden.block]).astype(stack.dtype)[:, None]
             if self._scatter and action.n_operations > 1:
@@ -169,10 +177,10 @@ class StackObjective:
                 squares = np.einsum("ij,ij->i", outputs, outputs).reshape(-1, n_ops).mean(axis=1)
                 scatter = squares - np.einsum("ij,ij->i", average, average)
                 loss += self._scatter / 2 * float(scatter.astype(np.float64) @ share[:, 0])
-                pulled = action.spread((residual - self._scatter * average) * share)
+                pulled = action.spread((pull - self._scatter * average) * share)
                 pulled += np.repeat(share * stack.dtype.type(self._scatter / n_ops), n_ops, axis=0) * outputs
             else:
-                pulled = action.spread(residual * share)
+                pulled = action.spread(pull * share)
             # twice: the slope of a linear layer does not look at its outputs
             above, pulled = _pull_back(last, [inputs, inputs], pulled)
             between, pulled = _pull_back(middle, hidden.middle, pulled)
@@ -222,7 +230,15 @@ class StackObjective:
 
     def _residual(self, stack: DenseStack, hidden: _Hidden) -> FloatArray:
         outputs = stack[1:][-1:].layer_outputs(hidden.middle[-1])[-1]
-        return hidden.part.action.average(outputs) - hidden.part.targets[hidden.block]
+        return self._compared(hidden.part.action.average(outputs), hidden)[0]
+
+    def _compared(self, average: FloatArray, hidden: _Hidden) -> tuple[FloatArray, FloatArray]:
+        """Errors of averaged outputs, and half the slope of their squares by these outputs."""
+        targets = hidden.part.targets[hidden.block]
+        if self._link is not None:
+            return self._link.residual(average, targets)
+        residual = average - targets
+        return residual, residual
 
     def _weighted(self, hidden: _Hidden, residual: FloatArray) -> float:
         squares = np.einsum("ij,ij->i", residual, residual)

@@ -50,6 +50,7 @@ TRUSTED_TYPES = (
         for name in (
             "committee.CommitteeRegressor",
             "containers.PerAtomArray",
+            "energy_grid.EnergyGrid",
             "features.CycleMomentFeaturizer",
             "frames.ColumnSymmetry",
             "frames.SiteFrames",
@@ -61,6 +62,7 @@ TRUSTED_TYPES = (
             "networks.DenseStack",
             "networks.KerasNetwork",
             "moments.SmoothMoments",
+            "multi_target.MultiTargetRegressor",
             "paths.PathSpec",
             "potential.BPNNPotential",
             "preprocessing.PerAtom",
@@ -71,6 +73,9 @@ TRUSTED_TYPES = (
             "structures.AtomicStructure",
             "tables.ColumnLayout",
             "tables.PathTable",
+            "target_maps.LinearTargets",
+            "target_maps.LinkedTargets",
+            "target_maps.OutputLink",
             "training.AtomNetwork",
         )
     ),

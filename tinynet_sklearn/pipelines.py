@@ -7,7 +7,6 @@ between the steps, sorted entries, committees, regressors of any kind.
 from __future__ import annotations
 
 import copy
-import inspect
 from typing import Any
 
 import numpy as np
@@ -24,17 +23,13 @@ from tinynet_sklearn.evaluation import (
     symmetric_matrix,
 )
 from tinynet_sklearn.features import CycleMomentFeaturizer
+from tinynet_sklearn.multi_target import predicts_energy
 from tinynet_sklearn.potential import BPNNPotential
 from tinynet_sklearn.reference import lies_on, mismatch
 from tinynet_sklearn.regressor import BPNNRegressor
 from tinynet_sklearn.structures import AtomicStructure, as_structures
 
-__all__ = ["PipelineEngine", "outside_training", "predicts_energy"]
-
-
-def predicts_energy(regressor: Any) -> bool:
-    """Whether a regressor knows energies: ``predict(X, output="all")``."""
-    return "output" in inspect.signature(regressor.predict).parameters
+__all__ = ["PipelineEngine", "outside_training"]
 
 
 class PipelineEngine:
@@ -71,7 +66,12 @@ class PipelineEngine:
     def misfit(self, structure: AtomicStructure) -> str | None:
         """Why a structure needs another topology; None if it does not."""
         parts = [part for step in self._transformers for part in featurizers(step)]
-        return next(filter(None, (mismatch(structure, part.reference_) for part in parts)), None)
+        reason = next(filter(None, (mismatch(structure, part.reference_) for part in parts)), None)
+        if reason is not None:
+            return reason
+        # smooth moments know no reference
+        same = np.array_equal(structure.numbers, self._numbers) and np.array_equal(structure.pbc, self._pbc)
+        return None if same else "it has other atoms, or another periodicity"
 
     def compute(self, positions: ArrayLike, cell: ArrayLike) -> Evaluation:
         """Evaluate the model.

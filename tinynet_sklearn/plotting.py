@@ -257,3 +257,22 @@ def new_axes(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=150, layout="constrained").subplots()
+
+
+def make_logarithmic(ax: Any) -> None:
+    """Make the y axis logarithmic; where it spans few powers of ten, with labels between them."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    if high < 300.0 * low:
+        between: tuple[float, ...] = (1.0, 2.0, 5.0)
+        if high < 10.0 * low:
+            between = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+        if high < 3.0 * low:
+            between = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
+        ax.yaxis.set_major_locator(LogLocator(subs=between))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.grid(axis="y", color="0.9", linewidth=0.6)
+    ax.set_axisbelow(True)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tinynet_sklearn.checkpoint import CheckpointFile
 from tinynet_sklearn.equivariance import GroupAction
 from tinynet_sklearn.frames import FloatArray, IntArray
+from tinynet_sklearn.target_maps import OutputLink
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 
@@ -47,6 +48,8 @@ class TrainingSet:
         The groups over which the network is averaged, each acting on the rows of one site class.
     site : ndarray of shape (n_rows,), int
         Which of the actions is a row's own.
+    link : OutputLink or None, default=None
+        What the outputs go through before they are compared with the targets.
     """
 
     rows: FloatArray
@@ -55,6 +58,7 @@ class TrainingSet:
     structure: IntArray
     actions: tuple[GroupAction, ...]
     site: IntArray
+    link: OutputLink | None = None
 
     @property
     def averages(self) -> bool:

@@ -19,13 +19,16 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tinynet_sklearn._validation import described, species_name
 from tinynet_sklearn.containers import PerAtomArray
+from tinynet_sklearn.energy_grid import EnergyGrid
 from tinynet_sklearn.equivariance import GroupAction
 from tinynet_sklearn.frames import FloatArray, IntArray
+from tinynet_sklearn.ldos import LDOS
+from tinynet_sklearn.ldos_metrics import r2_of_targets
 from tinynet_sklearn.networks import ACTIVATIONS, DenseStack, keras_model
 from tinynet_sklearn.recorder import Recorder
 from tinynet_sklearn.rows import (
@@ -38,17 +41,18 @@ from tinynet_sklearn.rows import (
     lost_site_groups,
     network_keys,
     per_atom_targets,
-    r2_of_rows,
     refuse_structures,
     require_symmetry,
     resolved_average,
     resolved_copies,
 )
 from tinynet_sklearn.solvers import FAST_DECREASE, SOLVERS, late_decrease
+from tinynet_sklearn.target_maps import LinearTargets
 from tinynet_sklearn.training import (
     AtomNetwork,
     Samples,
     Task,
+    check_curve_settings,
     hidden_sizes,
     label_of,
     prepare_task,
@@ -58,7 +62,7 @@ from tinynet_sklearn.workers import check_checkpoint, open_files, report_diverge
 __all__ = ["BPNNRegressor"]
 
 #: What a warm start cannot change, besides the sizes of the layers.
-CONTINUED = ("networks", "activation", "dtype")
+CONTINUED = ("networks", "activation", "dtype", "n_components", "cumulative_weight", "output")
 
 
 class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
@@ -104,8 +108,23 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     scaler : {"standard", "minmax"} or None, default="standard"
         Of the input columns, fitted on the training rows of each network. Columns that are constant there are
         dropped in any case.
-    target_scaler : {"standard"} or None, default="standard"
-        Of the targets: zero mean and unit variance per column, for vectors with one common scale.
+    target_scaler : {"auto", "standard", "common"} or None, default="auto"
+        Of the targets. "standard": zero mean and unit variance per column, for vectors with one common scale.
+        "common": zero mean and one scale for all columns, so that errors count in the unit of the targets and
+        columns without variance stay so. "auto": "common" for an `LDOS` and with `cumulative_weight`, else
+        "standard".
+    n_components : int, float or None, default=None
+        Learn so many principal components of the targets of each network, or as many as explain this fraction
+        of their variance, instead of all columns: a curve of hundreds of energies is described by a few
+        dozen numbers, and networks train the faster for it. Predictions have all columns.
+    cumulative_weight : float, default=0.0
+        For curves: adds so many times the squared error of the integral up to every energy to that of the
+        curve (1/eV^2 for an `LDOS`; otherwise columns are one apart). A peak that is predicted beside its
+        place then costs less than one that is missing.
+    output : {"linear", "positive", "normalized"}, default="linear"
+        "positive": predictions cannot be negative. "normalized": nor can they, and their integral over the
+        energies is the mean one of the training atoms of the network, exactly: species with different counts
+        need networks of their own. Such networks are trained by "lbfgs", whose targets are not centred.
     target : {"auto", "vector", "scalar"}, default="auto"
         Whether targets are vectors, which are learned in the site frames of the features. "auto": if they are
         3 wide and X carries site frames.
@@ -167,6 +186,10 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Most iterations that any network took.
     n_outputs_ : int
         Width of the targets.
+    explained_variance_ratio_ : dict of int to ndarray of shape (n_components,)
+        With `n_components`: share of the variance of the training targets that each component explains.
+    target_grid_ : EnergyGrid or None
+        Energies of the targets, if they were an `LDOS`; predictions then are, too.
     target_is_vector_ : bool
         Whether the targets were learned as vectors.
     n_operations_ : int
@@ -221,7 +244,14 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [None, Interval(Integral, 1, None, closed="left")],
         "scaler": [None, StrOptions({"standard", "minmax"})],
-        "target_scaler": [None, StrOptions({"standard"})],
+        "target_scaler": [None, StrOptions({"auto", "standard", "common"})],
+        "n_components": [
+            None,
+            Interval(Integral, 1, None, closed="left"),
+            Interval(RealNotInt, 0, 1, closed="neither"),
+        ],
+        "cumulative_weight": [Interval(Real, 0, None, closed="left")],
+        "output": [StrOptions({"linear", "positive", "normalized"})],
         "target": [StrOptions({"auto", "vector", "scalar"})],
         "symmetry_copies": [StrOptions({"auto", "all"}), Interval(Integral, 1, None, closed="left")],
         "symmetry_average": [
@@ -263,7 +293,10 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         validation_fraction: float = 0.1,
         n_iter_no_change: int | None = 50,
         scaler: str | None = "standard",
-        target_scaler: str | None = "standard",
+        target_scaler: str | None = "auto",
+        n_components: int | float | None = None,
+        cumulative_weight: float = 0.0,
+        output: str = "linear",
         target: str = "auto",
         symmetry_copies: int | str = "auto",
         symmetry_average: bool | int | str = "auto",
@@ -292,6 +325,9 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.n_iter_no_change = n_iter_no_change
         self.scaler = scaler
         self.target_scaler = target_scaler
+        self.n_components = n_components
+        self.cumulative_weight = cumulative_weight
+        self.output = output
         self.target = target
         self.symmetry_copies = symmetry_copies
         self.symmetry_average = symmetry_average
@@ -358,7 +394,7 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         ----------
         X : PerAtomArray or array-like of shape (n_samples, n_features)
             Features: rows of atoms counted by structure, or a plain table.
-        y : PerAtomArray, list of array-like of shape (n_atoms, k) or (n_atoms,), or array-like
+        y : PerAtomArray, LDOS, list of array-like of shape (n_atoms, k) or (n_atoms,), or array-like
             Targets of the same atoms, vectors in the laboratory frame (or in that of ``y.frames``); for a
             plain table of shape (n_samples,) or (n_samples, k).
         sample_weight : array-like of shape (n_samples,) or None, default=None
@@ -384,8 +420,10 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         rng = check_random_state(self.random_state)
         before = getattr(self, "n_features_in_", None)
         atoms, targets, one_dimensional = self._checked_fit_input(X, y)
-        previous = self._previous_networks(targets.shape[1], before)
-        samples = self._samples(atoms, targets, sample_weight, groups, rng)
+        grid = y.grid if isinstance(y, LDOS) else None
+        previous = self._previous_networks(targets.shape[1], grid, before)
+        samples = self._samples(atoms, targets, grid, sample_weight, groups, rng)
+        check_curve_settings(self, samples)
         keys = [int(key) for key in np.unique(network_keys(samples.atoms, self.networks))]
         members = [tuple(keys)] if self.networks == "shared" else [(key,) for key in keys]
         tasks = [prepare_task(group, samples, previous.get(group[0]), self, rng) for group in members]
@@ -400,6 +438,7 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self._fitted_with = {name: getattr(self, name) for name in CONTINUED}
         self.target_is_vector_ = samples.vector
         self.n_outputs_ = targets.shape[1]
+        self.target_grid_ = samples.grid
         self.species_ = np.unique(samples.atoms.species)
         self._collect(tasks, trained)
         return self
@@ -414,8 +453,8 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
         Returns
         -------
-        PerAtomArray or ndarray of shape (n_samples,) or (n_samples, k)
-            Of the same kind as X; vectors in the laboratory frame.
+        PerAtomArray, LDOS or ndarray of shape (n_samples,) or (n_samples, k)
+            Of the same kind as X, an `LDOS` after a fit to one; vectors in the laboratory frame.
 
         Raises
         ------
@@ -450,11 +489,16 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         if self._framed and atoms.frames is not None:
             values = atoms.frames.to_lab(values)
         if isinstance(X, PerAtomArray):
+            grid = getattr(self, "target_grid_", None)  # models saved by early versions have none
+            if grid is not None:
+                return LDOS(values, atoms.offsets, atoms.species, grid=grid)
             return PerAtomArray(values, atoms.offsets, atoms.species)
         return values.ravel() if self._one_dimensional else values
 
     def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
         """Coefficient of determination R² over all rows, averaged over the target columns.
+
+        Of an `LDOS`, about the mean curve of each species, all energies together (`ldos_r2`).
 
         Parameters
         ----------
@@ -469,7 +513,7 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         -------
         float
         """
-        return r2_of_rows(y, self.predict(X), sample_weight)
+        return r2_of_targets(y, self.predict(X), sample_weight)
 
     @property
     def weights_(self) -> dict[int, list[FloatArray]]:
@@ -541,6 +585,7 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self,
         atoms: PerAtomArray,
         targets: FloatArray,
+        grid: EnergyGrid | None,
         sample_weight: ArrayLike | None,
         groups: ArrayLike | None,
         rng: Any,
@@ -551,13 +596,15 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             raise ValueError(
                 f"target='vector' needs targets with 3 columns, x, y and z; got {width}. Use target='scalar'."
             )
+        if self.target == "vector" and grid is not None:
+            raise ValueError("target='vector' is for vectors; got an LDOS. Use target='scalar' or 'auto'.")
         most = resolved_average(atoms, self.symmetry_average)
         resolved_copies(atoms, self.symmetry_copies, most > 1)  # refuse early what cannot be done
         lost = lost_site_groups(atoms, self.symmetry_average, self.symmetry_copies)
         if lost:
             warnings.warn(lost, UserWarning, stacklevel=4)  # fit, its validation wrapper, the user
         vector = self.target == "vector" or (
-            self.target == "auto" and width == 3 and atoms.frames is not None
+            self.target == "auto" and width == 3 and grid is None and atoms.frames is not None
         )
         if vector and atoms.frames is not None:
             targets = atoms.frames.to_frame(targets)
@@ -573,7 +620,7 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             held_out[used[draw_held_out(together[used], self.validation_fraction, rng)]] = True
         structure = atoms.structure_of_row[rows]
         held_out = held_out[structure]
-        return Samples(atoms[used], targets[rows], weight[structure], held_out, used, vector, most)
+        return Samples(atoms[used], targets[rows], weight[structure], held_out, used, vector, most, grid)
 
     def _collect(self, tasks: list[Task], trained: list[tuple[AtomNetwork, Recorder]]) -> None:
         """Turn the outcome of the training into fitted attributes."""
@@ -584,6 +631,11 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 self.atom_networks_[z] = net
                 self.history_[z] = recorder.history()
         recorders = [recorder for _, recorder in trained]
+        self.explained_variance_ratio_ = {
+            key: net.targets.explained
+            for key, net in self.atom_networks_.items()
+            if self.n_components is not None and isinstance(net.targets, LinearTargets)
+        }
         self._keras_models = None
         self.n_operations_ = max(action.n_operations for task in tasks for action in task.train.actions)
         self.n_iter_ = max(recorder.n_iter for recorder in recorders)
@@ -599,7 +651,9 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 stacklevel=4,  # fit, its validation wrapper, the user
             )
 
-    def _previous_networks(self, n_outputs: int, n_features_before: int | None) -> dict[int, AtomNetwork]:
+    def _previous_networks(
+        self, n_outputs: int, grid: EnergyGrid | None, n_features_before: int | None
+    ) -> dict[int, AtomNetwork]:
         """Networks to continue from, by atomic number."""
         if not self.warm_start or not hasattr(self, "atom_networks_"):
             return {}
@@ -624,6 +678,13 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             raise ValueError(
                 f"warm_start=True continues from {n_features_before} features and {self.n_outputs_} target "
                 f"columns; got {self.n_features_in_} and {n_outputs}. Set warm_start=False to begin anew."
+            )
+        learned = getattr(self, "target_grid_", None)
+        if learned is not None and grid is not None and learned.difference(grid) is not None:
+            raise ValueError(
+                "warm_start=True continues with curves on the same energies; got "
+                f"{learned.difference(grid)}. Bring them together with aligned, resampled or broadened, or "
+                "set warm_start=False to begin anew."
             )
         return dict(self.atom_networks_)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tinynet_sklearn.frames import FloatArray
 from tinynet_sklearn.integrators import degrees_of_freedom
+from tinynet_sklearn.ldos import LDOS
 from tinynet_sklearn.plotting import COLORS, new_axes
 from tinynet_sklearn.run_files import RunFiles
 from tinynet_sklearn.run_settings import RunSettings
@@ -82,6 +83,29 @@ class DynamicsResult:
     def frames(self) -> list[Atoms]:
         """Frames of the trajectory, with energies and forces; step and time (ps) are in their ``info``."""
         return self.files.frames()
+
+    def dos(self) -> LDOS:
+        """Total density of states of every frame, where the model predicts densities of states.
+
+        Returns
+        -------
+        LDOS
+            With one row per frame, the sum over its atoms, states/eV; `LDOSMapDisplay` draws it against time.
+
+        Raises
+        ------
+        ValueError
+            If the model predicts none, or does not know their energies.
+        """
+        grid = getattr(self.atoms.calc, "ldos_grid", None)
+        curves = [frame.info["dos"] for frame in self.frames() if "dos" in frame.info]
+        if grid is None or not curves:
+            raise ValueError(
+                "dos needs a model of densities of states that was fitted on an LDOS, and frames; got "
+                f"{len(curves)} curves, {'without' if grid is None else 'with'} energies. Run the dynamics "
+                "with a MultiTargetRegressor of forces and LDOS."
+            )
+        return LDOS.from_arrays([curve[None] for curve in curves], grid)
 
     def production(self) -> dict[str, FloatArray]:
         """Return the table without the equilibration."""

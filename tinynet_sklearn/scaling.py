@@ -343,7 +343,7 @@ def fit_target_scaling(
         Training targets.
     weight : ndarray of shape (n_rows,) or None
         Positive sample weights.
-    how : {"standard"} or None
+    how : {"standard", "common"} or None
         None leaves the numbers as they are.
     isotropic : bool
         One scale for all columns, which keeps the lengths of vectors comparable; else one per column.

@@ -207,7 +207,7 @@ class _Part:
         """Energies (m,), their slopes by the columns (m, n_columns) and flags (m,) of atoms."""
         outputs = self.stack.layer_outputs(values - self.center)
         factors = self.stack.slope_factors(outputs)
-        scale = self.network.targets.scale
+        scale = self.network.energy_scaling.scale
         slopes = np.broadcast_to(scale, outputs[-1].shape)
         for weight, factor in zip(self.stack.weights[::-1], factors[::-1], strict=True):
             slopes = (slopes if factor is None else slopes * factor) @ weight.T

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tinynet_sklearn._validation import species_name
 from tinynet_sklearn.containers import PerAtomArray
+from tinynet_sklearn.energy_grid import EnergyGrid
 from tinynet_sklearn.equivariance import GroupAction
 from tinynet_sklearn.frames import FloatArray, IntArray
 from tinynet_sklearn.networks import (
@@ -33,8 +34,23 @@ from tinynet_sklearn.scaling import (
     training_range,
 )
 from tinynet_sklearn.solvers import BATCHED_SOLVERS
+from tinynet_sklearn.target_maps import (
+    LinkedTargets,
+    TargetMap,
+    fit_linear_targets,
+    fit_linked_targets,
+    started,
+)
 
-__all__ = ["AtomNetwork", "Samples", "Task", "hidden_sizes", "label_of", "prepare_task"]
+__all__ = [
+    "AtomNetwork",
+    "Samples",
+    "Task",
+    "check_curve_settings",
+    "hidden_sizes",
+    "label_of",
+    "prepare_task",
+]
 
 # Lengths that differ by less than this fraction are equal: about what a rounded file leaves of a fixed cell.
 LENGTH_RESOLUTION = 1e-6
@@ -51,15 +67,17 @@ class AtomNetwork:
     ----------
     network : DenseStack or KerasNetwork
         Maps scaled rows to scaled targets.
-    inputs, targets : ColumnScaling
-        Between physical and scaled numbers.
+    inputs : ColumnScaling
+        Between physical and scaled inputs.
+    targets : ColumnScaling, LinearTargets or LinkedTargets
+        Between physical and scaled targets.
     moments : dict of str to ndarray or None, default=None
         What Adam left behind and a `warm_start` takes up.
     """
 
     network: DenseStack | KerasNetwork
     inputs: ColumnScaling
-    targets: ColumnScaling
+    targets: TargetMap
     moments: dict[str, FloatArray] | None = None
 
     @property
@@ -71,6 +89,19 @@ class AtomNetwork:
     def dtype(self) -> np.dtype[Any]:
         """Precision of the scaled numbers."""
         return self.network.dtype
+
+    @property
+    def energy_scaling(self) -> ColumnScaling:
+        """Scaling of the targets of a network whose one output is an energy.
+
+        Raises
+        ------
+        TypeError
+            If targets are not scaled column by column.
+        """
+        if not isinstance(self.targets, ColumnScaling):
+            raise TypeError(f"targets must be scaled by columns; got {type(self.targets).__name__}.")
+        return self.targets
 
     def predict(self, values: FloatArray, model: Any = None, action: GroupAction | None = None) -> FloatArray:
         """Evaluate physical rows.
@@ -122,6 +153,8 @@ class Samples:
         Whether targets are vectors.
     most_operations : int
         Networks are averaged over so many operations of a site group at most; 1 is no averaging.
+    grid : EnergyGrid or None, default=None
+        Energies of the columns of the targets, if they are curves.
     """
 
     atoms: PerAtomArray
@@ -131,6 +164,7 @@ class Samples:
     structures: IntArray
     vector: bool
     most_operations: int
+    grid: EnergyGrid | None = None
 
     @property
     def framed(self) -> bool:
@@ -180,6 +214,59 @@ def hidden_sizes(hidden_layer_sizes: int | Sequence[int]) -> tuple[int, ...]:
             f"{hidden_layer_sizes!r}. Pass an empty tuple for a linear model."
         )
     return tuple(int(n) for n in given)
+
+
+def check_curve_settings(settings: Any, samples: Samples) -> None:
+    """Refuse parameters for curves that do not go together.
+
+    Parameters
+    ----------
+    settings : object
+        With the parameters of `BPNNRegressor` as attributes.
+    samples : Samples
+        What is to be learned.
+
+    Raises
+    ------
+    ValueError
+        If components, cumulative errors or constraints are asked for where they cannot be.
+    """
+    asked = {
+        "n_components": settings.n_components is not None,
+        "cumulative_weight": settings.cumulative_weight > 0,
+        "output": settings.output != "linear",
+    }
+    given = [f"{name}={getattr(settings, name)!r}" for name, wanted in asked.items() if wanted]
+    if given and samples.vector:
+        raise ValueError(
+            f"{given[0]} is for targets that are curves; got vectors, which turn with the site. Set "
+            "target='scalar' if the three columns are no vector."
+        )
+    if settings.target_scaler == "standard" and (asked["cumulative_weight"] or asked["output"]):
+        raise ValueError(
+            f"{given[-1]} needs one scale for all columns; got target_scaler='standard'. Use 'auto' or "
+            "'common'."
+        )
+    integrated = [asked["cumulative_weight"], settings.output == "normalized"]
+    if any(integrated) and samples.targets.shape[1] < 2:
+        name = "cumulative_weight" if integrated[0] else "output"
+        raise ValueError(
+            f"{name}={getattr(settings, name)!r} integrates curves, which have at least two columns; got "
+            "targets with 1."
+        )
+    if not asked["output"]:
+        return
+    if asked["n_components"]:
+        raise ValueError(
+            f"output={settings.output!r} needs all columns of the targets, for a sum of components may be "
+            f"negative; got n_components={settings.n_components!r}. Set n_components=None."
+        )
+    if settings.solver not in ("auto", "lbfgs") or settings.build_fn is not None:
+        what = "build_fn" if settings.build_fn is not None else f"solver={settings.solver!r}"
+        raise ValueError(
+            f"output={settings.output!r} is trained by solver='lbfgs', without build_fn; got {what}. Use "
+            "solver='auto'."
+        )
 
 
 def label_of(members: tuple[int, ...], networks: str = "per-species") -> str:
@@ -258,11 +345,11 @@ def prepare_task(
     species = 0 if settings.networks == "shared" else int(atoms.species[ours][0])
     start = previous
     if start is None:
+        _check_squares(targets, label)
         with np.errstate(over="ignore", invalid="ignore"):  # answered in the next lines
             inputs = _input_scaling(samples, values, weight, site, settings.scaler)
             start = _new_network(species, inputs, targets, weight, samples, settings, draw)
-        _check_scale("X", values, start.inputs, label)
-        _check_scale("y", targets, start.targets, label)
+        _check_scale(values, start.inputs, label)
     else:
         start = replace(start, inputs=start.inputs.seen(*_seen_range(samples, values, site)))
     actions = samples.actions(classes, start.inputs)
@@ -277,6 +364,7 @@ def prepare_task(
             structure,
             actions,
             np.searchsorted(classes, site),
+            start.targets.link if isinstance(start.targets, LinkedTargets) else None,
         )
 
     validation = None
@@ -315,14 +403,26 @@ def prepare_task(
     return Task(members, start, train, validation, options, recorder)
 
 
-def _check_scale(name: str, numbers: FloatArray, scaling: ColumnScaling, label: str) -> None:
-    """Refuse numbers that are finite, but too large for their variance to be."""
+def _check_scale(inputs: FloatArray, scaling: ColumnScaling, label: str) -> None:
+    """Refuse inputs that are finite, but too large for their variance to be."""
     bad = scaling.columns[~(np.isfinite(scaling.scale) & np.isfinite(scaling.offset))]
     if len(bad):
-        raise ValueError(
-            f"{name} must hold numbers whose squares can be added up; column {bad[0]} of {label} reaches "
-            f"{np.abs(numbers[:, bad[0]]).max():.3g}. Leave these structures out or repair them."
-        )
+        raise _too_large("X", inputs, bad[0], label)
+
+
+def _check_squares(targets: FloatArray, label: str) -> None:
+    """Refuse targets that are finite, but too large for their squares to be."""
+    with np.errstate(over="ignore"):
+        bad = np.flatnonzero(~np.isfinite(np.square(targets).sum(axis=0)))
+    if len(bad):
+        raise _too_large("y", targets, bad[0], label)
+
+
+def _too_large(name: str, numbers: FloatArray, column: int, label: str) -> ValueError:
+    return ValueError(
+        f"{name} must hold numbers whose squares can be added up; column {column} of {label} reaches "
+        f"{np.abs(numbers[:, column]).max():.3g}. Leave these structures out or repair them."
+    )
 
 
 def _input_scaling(
@@ -354,16 +454,44 @@ def _new_network(
     settings: Any,
     draw: np.random.RandomState,
 ) -> AtomNetwork:
-    outputs = fit_target_scaling(
-        targets,
-        weight,
-        settings.target_scaler,
-        isotropic=samples.vector,
-        centered=not (samples.vector and samples.averages),
-    )
-    n_inputs, n_outputs = len(inputs.columns), targets.shape[1]
+    outputs = _target_map(targets, weight, samples, settings)
+    n_inputs, n_outputs = len(inputs.columns), outputs.apply(targets[:1], np.float64).shape[1]
     if settings.build_fn is None:
         sizes = (n_inputs, *hidden_sizes(settings.hidden_layer_sizes), n_outputs)
-        return AtomNetwork(glorot_stack(sizes, settings.activation, draw, settings.dtype), inputs, outputs)
+        stack = glorot_stack(sizes, settings.activation, draw, settings.dtype)
+        if isinstance(outputs, LinkedTargets):
+            stack = started(stack, outputs, np.average(targets, axis=0, weights=weight))
+        return AtomNetwork(stack, inputs, outputs)
     seed = int(draw.randint(np.iinfo(np.int32).max))
     return AtomNetwork(build_custom(settings.build_fn, n_inputs, n_outputs, species, seed), inputs, outputs)
+
+
+def _target_map(targets: FloatArray, weight: FloatArray, samples: Samples, settings: Any) -> TargetMap:
+    """What stands between a network and physical targets, fitted to the training rows."""
+    how, cumulative = settings.target_scaler, float(settings.cumulative_weight)
+    if how == "auto":  # a curve has one unit, and where it is flat there is only noise to blow up
+        how = "standard" if samples.grid is None and not cumulative else "common"
+    if settings.output != "linear":
+        return fit_linked_targets(
+            targets,
+            weight,
+            normalized=settings.output == "normalized",
+            cumulative_weight=cumulative,
+            grid=samples.grid,
+        )
+    if cumulative or settings.n_components is not None:
+        return fit_linear_targets(
+            targets,
+            weight,
+            n_components=settings.n_components,
+            cumulative_weight=cumulative,
+            per_column=how == "standard",
+            grid=samples.grid,
+        )
+    return fit_target_scaling(
+        targets,
+        weight,
+        how,
+        isotropic=samples.vector or how == "common",
+        centered=not (samples.vector and samples.averages),
+    )

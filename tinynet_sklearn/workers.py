@@ -20,7 +20,9 @@ from tinynet_sklearn.keras_loops import moments_of
 from tinynet_sklearn.networks import DenseStack, with_arrays
 from tinynet_sklearn.recorder import Recorder
 from tinynet_sklearn.rows import network_keys
+from tinynet_sklearn.scaling import ColumnScaling
 from tinynet_sklearn.solvers import SOLVERS, choose_solver, why
+from tinynet_sklearn.target_maps import OutputLink
 from tinynet_sklearn.training import AtomNetwork, Samples, Task
 
 __all__ = ["check_checkpoint", "open_file", "open_files", "report_divergence", "train_tasks"]
@@ -275,7 +277,7 @@ def _fingerprint(task: Task, solver: str) -> dict[str, str]:
     parts |= {
         "random_state": np.array(options.seed),
         "X or scaler": [train.rows, train.structure, train.site],
-        "y or target_scaler": [train.targets],
+        "y or target_scaler": [train.targets, *_link_arrays(train.link)],
         "sample_weight": [train.weight],
         "symmetry_average": [
             np.asarray(a)
@@ -290,6 +292,13 @@ def _fingerprint(task: Task, solver: str) -> dict[str, str]:
     return fingerprint(parts)
 
 
+def _link_arrays(link: OutputLink | None) -> list[Any]:
+    """What decides about a link."""
+    if link is None:
+        return []
+    return [np.asarray(part) for part in (link.measure, link.count, link.root) if part is not None]
+
+
 def _learned(net: AtomNetwork, recorder: Recorder) -> bool:
     finite = all(np.isfinite(a).all() for a in net.network.arrays)
     return finite and recorder.n_iter > 0 and recorder.kept_loss <= recorder.loss[0]
@@ -300,9 +309,12 @@ def _largest(task: Task, samples: Samples, networks: str) -> str:
     atoms = samples.atoms
     rows = np.flatnonzero(np.isin(network_keys(atoms, networks), task.members))
     physical = {"X": atoms.values[rows], "y": samples.targets[rows]}
+    maps = task.start
+    # of curves that are learned as scores, the numbers themselves: a score has no column of y
+    plain = isinstance(maps.targets, ColumnScaling)
     scaled = {
-        "X": task.start.inputs.apply(physical["X"], np.float64),
-        "y": task.start.targets.apply(physical["y"], np.float64),
+        "X": maps.inputs.apply(physical["X"], np.float64),
+        "y": maps.targets.apply(physical["y"], np.float64) if plain else physical["y"],
     }
     sizes = {name: np.nan_to_num(abs(table), nan=np.inf) for name, table in scaled.items()}
     name = max(sizes, key=lambda name: sizes[name].max(initial=0.0))

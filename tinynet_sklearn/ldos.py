@@ -1,0 +1,698 @@
+"""`LDOS`: local densities of states of atoms, and what can be read from them.
+
+An `LDOS` is a `PerAtomArray` with energies (see `curve_table` for its arrays). Its methods give numbers
+(integrals, moments, band energies, gaps, Fermi levels) or the same curves on other energies (windows, other
+steps, broader peaks, another zero).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import ndtr
+
+from tinynet_sklearn._validation import first_few
+from tinynet_sklearn.alignment import common_shifts, gap_edges, level_of_count, onset
+from tinynet_sklearn.broadening import REACH, broadened_curves, broadened_states, spline, states_below
+from tinynet_sklearn.curve_table import CurveTable
+from tinynet_sklearn.energy_grid import ZEROS, EnergyGrid, Levels, zero_in_words
+from tinynet_sklearn.frames import FloatArray
+from tinynet_sklearn.recursion import recursion_coefficients
+
+__all__ = ["LDOS"]
+
+#: Fraction of its highest value below which a density of states counts as zero.
+THRESHOLD = 0.01
+
+#: Electrons per structure by which a count may differ within a gap.
+COUNT_TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LDOS(CurveTable):
+    """Local densities of states: one curve per atom, on one grid of energies.
+
+    Make one from arrays (`from_arrays`), from the states of a calculation (`from_states`) or from files
+    (`read_ldos`). ``a[3]`` are the curves of structure 3, shape (n_atoms, n_energies); slices, arrays of
+    integers and masks select structures; ``np.concatenate`` joins sets of structures on the same grid.
+
+    Parameters
+    ----------
+    values, offsets, species, frames, geometry
+        As in `PerAtomArray`; values in states/eV/atom, both spins added.
+    grid : EnergyGrid or array-like of shape (n_energies,)
+        Energies of the columns, eV.
+    levels : Levels or None, default=None
+        What is known of the energies of each structure.
+    reference_total : array-like of shape (n_structures, n_energies) or None, default=None
+        Total density of states as the calculation gives it, states/eV; NaN where it is not known.
+    sources : sequence of str or None, default=None
+        Where each structure is from, for messages.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit together.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tinynet_sklearn import LDOS, EnergyGrid
+    >>> grid = EnergyGrid(np.linspace(-5, 5, 201), width=0.5)
+    >>> states = np.array([[-1.0, 1.0]])  # one point k, two states
+    >>> share = np.array([[[0.75, 0.25], [0.25, 0.75]]])  # of two atoms in each of them
+    >>> ldos = LDOS.from_states([states], [share], grid, species=[[8, 1]])
+    >>> ldos
+    <LDOS: 1 structures, 2 atoms, species 1 8, 201 energies, -5 to 5 eV from the zero of the calculation, \
+width 0.5 eV>
+    >>> ldos.integrals().round(2)
+    array([2., 2.])
+    >>> ldos.moments(1).ravel().round(2)
+    array([-0.5,  0.5])
+    """
+
+    @classmethod
+    def from_states(
+        cls,
+        eigenvalues: Sequence[ArrayLike],
+        weights: Sequence[ArrayLike],
+        grid: EnergyGrid,
+        species: Any = None,
+        *,
+        k_weights: ArrayLike | None = None,
+        origins: ArrayLike | None = None,
+        degeneracy: float = 2.0,
+        levels: Levels | None = None,
+        sources: Sequence[str] = (),
+    ) -> LDOS:
+        """Broaden the states of calculations to the width of a grid.
+
+        Parameters
+        ----------
+        eigenvalues : sequence of array-like of shape (n_k, n_states)
+            eV, one array per structure; NaN where there is no state.
+        weights : sequence of array-like of shape (n_k, n_states, n_atoms)
+            Weight of each state on each atom, as of a Mulliken analysis; they sum to one over the atoms.
+        grid : EnergyGrid
+            With a width.
+        species : sequence of array-like of shape (n_atoms,), int, or None, default=None
+            Atomic numbers per structure.
+        k_weights : array-like of shape (n_k,) or None, default=None
+            Of the points k, summing to one; None takes all alike.
+        origins : array-like of shape (n_structures,) or None, default=None
+            Energy that becomes zero in each structure, eV on the scale of the eigenvalues.
+        degeneracy : float, default=2.0
+            Electrons in a full state; 1 for states of one spin.
+        levels : Levels or None, default=None
+            On the scale of the eigenvalues; `n_electrons` counts those in all states that are given. In the
+            result it counts those above the lowest energy of the grid, and `shift` is the origin.
+        sources : sequence of str, default=()
+            Where each structure is from.
+
+        Returns
+        -------
+        LDOS
+
+        Raises
+        ------
+        ValueError
+            If the grid has no width, or shapes do not fit together.
+        """
+        if grid.width is None:
+            raise ValueError(
+                "grid must have the width to which states are broadened; got None. Pass "
+                "EnergyGrid(energies, width=0.2)."
+            )
+        if len(eigenvalues) != len(weights):
+            raise ValueError(
+                f"weights must be of the {len(eigenvalues)} structures of eigenvalues; got {len(weights)}."
+            )
+        zeros = _per_structure(0.0 if origins is None else origins, len(eigenvalues), "origins")
+        if not np.isfinite(zeros).all():
+            raise ValueError(
+                f"origins must be finite; got {zeros[~np.isfinite(zeros)][0]:g} for structure "
+                f"{np.flatnonzero(~np.isfinite(zeros))[0]}. Leave it out, or take another zero."
+            )
+        if levels is not None and len(levels) != len(zeros):
+            raise ValueError(f"levels must be of the {len(zeros)} structures; got {len(levels)}.")
+        curves, below = [], np.zeros(len(eigenvalues))
+        for i, (found, share) in enumerate(zip(eigenvalues, weights, strict=True)):
+            energies, parts = np.asarray(found, dtype=np.float64), np.asarray(share)
+            if energies.ndim != 2 or parts.ndim != 3 or parts.shape[:2] != energies.shape:
+                raise ValueError(
+                    "eigenvalues must have the shape (n_k, n_states) and weights (n_k, n_states, n_atoms); "
+                    f"got {energies.shape} and {parts.shape} for structure {i}."
+                )
+            n_k = len(energies)
+            of_k = np.full(n_k, 1.0 / n_k) if k_weights is None else np.asarray(k_weights, dtype=np.float64)
+            if of_k.shape != (n_k,):
+                raise ValueError(
+                    f"k_weights must hold one weight for each of the {n_k} points k; got shape {of_k.shape}."
+                )
+            if not np.isclose(of_k.sum(), 1.0, rtol=0.0, atol=1e-3):
+                raise ValueError(
+                    f"k_weights must sum to one; got a sum of {of_k.sum():g}. Divide by it, and give the "
+                    "electrons of a full state as degeneracy."
+                )
+            states = energies - zeros[i], parts, degeneracy * of_k
+            curves.append(broadened_states(*states, grid.energies, grid.width))
+            below[i] = states_below(*states, grid.low, grid.width)
+        known = (Levels.unknown(len(curves)) if levels is None else levels).moved(zeros)
+        known = replace(known, n_electrons=np.asarray(known.n_electrons) - below)
+        return cls.from_arrays(curves, grid, species, levels=known, sources=sources)
+
+    # ---- Numbers ----
+
+    def sum_rule_residual(self) -> FloatArray:
+        """Sum over the atoms less the total of the calculation, states/eV, shape (n_structures, n_energies).
+
+        Projections on atoms lose what lies between them: a residual well below zero everywhere is the
+        projection loss of the method, one that changes sign an error of reading or of the grid.
+
+        Raises
+        ------
+        ValueError
+            If no total is known.
+        """
+        if self.reference_total is None:
+            raise ValueError(
+                "sum_rule_residual needs the total density of states of the calculation; reference_total is "
+                "None. Read it together with the projections, or pass it."
+            )
+        return self.total() - self.reference_total
+
+    def integrals(self, low: float | None = None, high: float | None = None) -> FloatArray:
+        """States of each atom between two energies.
+
+        Parameters
+        ----------
+        low, high : float or None, default=None
+            eV; None is the end of the grid. Between two energies of the grid the count is interpolated.
+
+        Returns
+        -------
+        ndarray of shape (n_rows,)
+
+        Raises
+        ------
+        ValueError
+            If an energy is outside of the grid.
+        """
+        ends = [self.grid.low if low is None else float(low), self.grid.high if high is None else float(high)]
+        for name, end in zip(("low", "high"), ends, strict=True):
+            if not self.grid.low - 1e-9 <= end <= self.grid.high + 1e-9:
+                raise ValueError(
+                    f"{name} must be between {self.grid.low:g} and {self.grid.high:g} eV; got {end:g}."
+                )
+        counted = self._counted(ends)
+        return counted[:, 1] - counted[:, 0]
+
+    def _counted(self, ends: list[float]) -> FloatArray:
+        """States of each atom below some energies, (n_rows, n_ends)."""
+        counted = self.grid.cumulative(self.values)
+        return np.stack([_interpolated(counted, self.grid, end) for end in ends], axis=1)
+
+    def moments(self, n: int, center: float | str = 0.0) -> FloatArray:
+        """Moments mu_1 ... mu_n of each curve, divided by its number of states.
+
+        mu_m = integral (E - c)^m rho dE / integral rho dE, over the energies of the grid. Broadening adds its
+        square to the second central moment, and to higher ones what follows from it.
+
+        Parameters
+        ----------
+        n : int
+            Highest order.
+        center : float or "mean", default=0.0
+            c, eV; "mean" takes the mean energy of each curve, and leaves that as the first moment.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n)
+            eV to the power of the order; NaN for a curve without states.
+
+        Raises
+        ------
+        ValueError
+            If n is no positive whole number, or `center` another word.
+        """
+        if not isinstance(n, int | np.integer) or n < 1:
+            raise ValueError(f"n must be a positive whole number; got {n!r}.")
+        if isinstance(center, str) and center != "mean":
+            raise ValueError(f"center must be an energy in eV or 'mean'; got {center!r}.")
+        curves = self.values.astype(np.float64, copy=False)
+        count = self.grid.integrate(curves)
+        count[count == 0] = np.nan
+        mean = self.grid.integrate(curves * self.energies) / count
+        c = mean if center == "mean" else np.full(len(curves), float(center))
+        powers = self.energies - c[:, None]
+        columns, product = [], curves
+        for _ in range(n):
+            product = product * powers
+            columns.append(self.grid.integrate(product) / count)
+        if center == "mean":
+            columns[0] = mean
+        return np.stack(columns, axis=1)
+
+    def recursion_coefficients(self, n: int) -> tuple[FloatArray, FloatArray]:
+        """Coefficients a_0 ... a_(n-1) and b_1 ... b_n of the three-term recursion of each curve.
+
+        They hold what the moments up to mu_2n do, one independent number at a time (see `recursion`): b_1 is
+        the width of the band, b_2 adds what the fourth moment knows beyond that, and so on. Negative values
+        of a curve count as zero.
+
+        Parameters
+        ----------
+        n : int
+            How many of each.
+
+        Returns
+        -------
+        a, b : ndarray of shape (n_rows, n)
+            eV; NaN for curves without states.
+
+        Raises
+        ------
+        ValueError
+            If n is no positive whole number, or not less than the number of energies.
+        """
+        if not isinstance(n, int | np.integer) or not 1 <= n < len(self.grid):
+            raise ValueError(
+                f"n must be a positive whole number below the {len(self.grid)} energies; got {n!r}."
+            )
+        weights = np.clip(self.values, 0.0, None).astype(np.float64)
+        weights[:, [0, -1]] /= 2  # trapezoids
+        empty = weights.sum(axis=1) == 0
+        weights[empty] = 1.0
+        a, b = recursion_coefficients(self.energies, weights, int(n))
+        a[empty], b[empty] = np.nan, np.nan
+        return a, b
+
+    def band_energy(self, fermi: ArrayLike | None = None) -> FloatArray:
+        """Band energy of each atom, the integral of E rho(E) up to the Fermi level.
+
+        Parameters
+        ----------
+        fermi : float, array-like of shape (n_structures,) or None, default=None
+            eV; None takes `levels.fermi`, or finds it from the number of electrons.
+
+        Returns
+        -------
+        ndarray of shape (n_rows,)
+            eV, counted from the zero of the grid.
+
+        Raises
+        ------
+        ValueError
+            If the Fermi level is neither given nor known, or not within the grid.
+        """
+        level = self._known_fermi() if fermi is None else _per_structure(fermi, len(self), "fermi")
+        weighted = self.grid.cumulative(self.values * self.energies)
+        result = np.empty(len(self.values))
+        for i, rows in enumerate(self._rows()):
+            if not self.grid.low <= level[i] <= self.grid.high:
+                raise ValueError(
+                    f"fermi must be between {self.grid.low:g} and {self.grid.high:g} eV; got {level[i]:g} "
+                    f"for {self._name(i)}. Pass fermi=, or keep more of the energies."
+                )
+            result[rows] = _interpolated(weighted[rows], self.grid, float(level[i]))
+        return result
+
+    def fermi_level(self, n_electrons: ArrayLike | None = None) -> FloatArray:
+        """Energy up to which the states hold the electrons; the middle of the gap in an insulator.
+
+        Parameters
+        ----------
+        n_electrons : float, array-like of shape (n_structures,) or None, default=None
+            Electrons above the lowest energy of the grid; None takes `levels.n_electrons`.
+
+        Returns
+        -------
+        ndarray of shape (n_structures,)
+            eV, at zero temperature. Counted in `reference_total` where that is known, since projections on
+            atoms lose states.
+
+        Raises
+        ------
+        ValueError
+            If the number of electrons is not known, negative, or more than the states can hold.
+        """
+        wanted = _per_structure(
+            np.asarray(self.levels.n_electrons) if n_electrons is None else n_electrons,
+            len(self),
+            "n_electrons",
+        )
+        found = self._fermi_of(wanted)
+        for i in np.flatnonzero(np.isnan(found)):
+            if np.isnan(wanted[i]):
+                raise ValueError(
+                    f"n_electrons must be given where it is not known; got NaN for {self._name(i)}."
+                )
+            raise ValueError(
+                f"n_electrons must be positive and at most the states between {self.grid.low:g} and "
+                f"{self.grid.high:g} eV; got {wanted[i]:g} for {self._name(i)}."
+            )
+        return found
+
+    def _known_fermi(self) -> FloatArray:
+        """Fermi levels that are known, or follow from the number of electrons; else NaN."""
+        given = np.asarray(self.levels.fermi)
+        return np.where(np.isnan(given), self._fermi_of(np.asarray(self.levels.n_electrons)), given)
+
+    def _all_states(self) -> FloatArray:
+        """Total of the calculation where it is known, since projections lose states; else the sum."""
+        if self.reference_total is None:
+            return self.total()
+        known = np.isfinite(self.reference_total).all(axis=1, keepdims=True)
+        return np.where(known, self.reference_total, self.total())
+
+    def _fermi_of(self, n_electrons: FloatArray) -> FloatArray:
+        counted = self.grid.cumulative(self._all_states())
+        return np.array(
+            [
+                np.nan if np.isnan(n) else level_of_count(self.energies, row, float(n), COUNT_TOLERANCE)
+                for row, n in zip(counted, n_electrons, strict=True)
+            ]
+        )
+
+    def band_edges(self, threshold: float = THRESHOLD) -> tuple[FloatArray, FloatArray]:
+        """Ends of the gap around the Fermi level, read off the total density of states.
+
+        Broadened peaks reach into the gap, so it looks smaller than it is by a few widths; `levels` has the
+        edges of the states themselves where files give them.
+
+        Parameters
+        ----------
+        threshold : float, default=0.01
+            Fraction of its highest value below which a density of states counts as zero.
+
+        Returns
+        -------
+        vbm, cbm : ndarray of shape (n_structures,)
+            eV; NaN for metals, and where neither the Fermi level nor the number of electrons is known.
+        """
+        vbm, cbm = self._edges(threshold)
+        return np.where(vbm == cbm, np.nan, vbm), np.where(vbm == cbm, np.nan, cbm)
+
+    def _edges(self, threshold: float) -> tuple[FloatArray, FloatArray]:
+        """Ends of the gap; both are the Fermi level in metals."""
+        edges = [
+            (np.nan, np.nan) if np.isnan(level) else gap_edges(self.energies, total, float(level), threshold)
+            for total, level in zip(self.total(), self._known_fermi(), strict=True)
+        ]
+        found = np.array(edges).reshape(-1, 2)
+        return found[:, 0], found[:, 1]
+
+    def gap(self, threshold: float = THRESHOLD) -> FloatArray:
+        """Band gap of each structure, from its total density of states.
+
+        Parameters
+        ----------
+        threshold : float, default=0.01
+            As in `band_edges`.
+
+        Returns
+        -------
+        ndarray of shape (n_structures,)
+            eV; 0 for metals, NaN where the Fermi level is not known or an end lies beyond the grid.
+        """
+        vbm, cbm = self._edges(threshold)
+        return cbm - vbm
+
+    # ---- Other energies ----
+
+    def window(self, low: float | None = None, high: float | None = None) -> LDOS:
+        """Only the energies between two others.
+
+        Parameters
+        ----------
+        low, high : float or None, default=None
+            eV; None is the end of the grid.
+
+        Returns
+        -------
+        LDOS
+            `levels.n_electrons` is less by the electrons that were below.
+
+        Raises
+        ------
+        ValueError
+            If fewer than two energies are left.
+        """
+        part = self.grid.window(low, high)
+        below = self.grid.cumulative(self._all_states())[:, part.start]
+        levels = replace(self.levels, n_electrons=np.asarray(self.levels.n_electrons) - below)
+        total = None if self.reference_total is None else self.reference_total[:, part]
+        return replace(
+            self, values=self.values[:, part], grid=self.grid.at(part), levels=levels, reference_total=total
+        )
+
+    def resampled(self, energies: ArrayLike) -> LDOS:
+        """The same curves at other energies, by cubic splines.
+
+        Parameters
+        ----------
+        energies : array-like of shape (n_energies,)
+            eV, within the present ones, ascending in equal steps.
+
+        Returns
+        -------
+        LDOS
+
+        Raises
+        ------
+        ValueError
+            If an energy is beyond the present ones, where the curves are not known.
+        """
+        grid = EnergyGrid(energies, self.grid.width, self.grid.zero)  # type: ignore[arg-type]
+        tolerance = 1e-6 * self.grid.step
+        if grid.low < self.grid.low - tolerance or grid.high > self.grid.high + tolerance:
+            raise ValueError(
+                f"energies must lie between {self.grid.low:g} and {self.grid.high:g} eV, where curves are "
+                f"known; got {grid.low:g} to {grid.high:g}. Choose fewer, or read files of wider windows."
+            )
+        return self._at(grid, np.zeros(len(self)))
+
+    def _at(self, grid: EnergyGrid, shifts: FloatArray) -> LDOS:
+        """Curves on another grid, after the zero of each structure has moved up."""
+        values = np.empty((len(self.values), len(grid)))
+        total = None if self.reference_total is None else np.empty((len(self), len(grid)))
+        before = np.empty(len(self))
+        counted = self.grid.cumulative(self._all_states())
+        for i, rows in enumerate(self._rows()):
+            if not np.isfinite(self.values[rows]).all():
+                raise ValueError(
+                    f"values must be finite to be interpolated; got NaN or infinity for {self._name(i)}. "
+                    "Leave it out."
+                )
+            wanted = grid.energies + shifts[i]
+            values[rows] = spline(self.values[rows].astype(np.float64), self.energies, wanted)
+            before[i] = np.interp(wanted[0], self.energies, counted[i])
+            if total is not None and self.reference_total is not None:
+                known = np.isfinite(self.reference_total[i]).all()
+                total[i] = spline(self.reference_total[i], self.energies, wanted) if known else np.nan
+        levels = replace(self.levels, n_electrons=np.asarray(self.levels.n_electrons) - before)
+        return replace(self, values=values, grid=grid, levels=levels.moved(shifts), reference_total=total)
+
+    def broadened(self, width: float) -> LDOS:
+        """The same states with broader peaks.
+
+        The energies within six times the added width of the ends are cut off: there, states beyond the ends
+        would have contributed.
+
+        Parameters
+        ----------
+        width : float
+            Standard deviation of the Gaussians that shall result, eV.
+
+        Returns
+        -------
+        LDOS
+
+        Raises
+        ------
+        ValueError
+            If the present width is not known or greater (what was smeared out does not come back), or no
+            energies are left.
+        """
+        now = self.grid.width
+        if now is None:
+            raise ValueError(
+                "broadened needs the present width, which is not known; state it with "
+                "ldos.on_grid(EnergyGrid(ldos.energies, width=...))."
+            )
+        if width < now * (1 - 1e-6):
+            raise ValueError(
+                f"width must be at least the present one, {now:g} eV; got {width:g}. Broaden the states "
+                "themselves (LDOS.from_states), or calculate the curves anew."
+            )
+        added = float(np.sqrt(max(0.0, width**2 - now**2)))
+        if added <= 1e-6 * now:
+            return self
+        low, high = self.grid.low + REACH * added, self.grid.high - REACH * added
+        if high - low < 2 * self.grid.step:
+            raise ValueError(
+                f"width must leave energies that are {REACH:g} added widths from both ends; got {width:g} eV "
+                f"on {self.grid.low:g} to {self.grid.high:g} eV. Read files of wider windows."
+            )
+        values = broadened_curves(self.values.astype(np.float64), added, self.grid.step)
+        total = self.reference_total
+        if total is not None:
+            total = broadened_curves(total, added, self.grid.step)
+        wide = replace(self, values=values, grid=replace(self.grid, width=width), reference_total=total)
+        wide = wide.window(low, high)
+        # states that were above the lowest energy and now lie below the new one, some below the old one too
+        below = self.grid.integrate(self._all_states() * ndtr((wide.grid.low - self.energies) / added))
+        n_electrons = np.asarray(self.levels.n_electrons) - below
+        return replace(wide, levels=replace(self.levels, n_electrons=n_electrons))
+
+    def on_grid(self, grid: EnergyGrid) -> LDOS:
+        """The same numbers with another description of their energies.
+
+        Parameters
+        ----------
+        grid : EnergyGrid
+            With as many energies.
+
+        Returns
+        -------
+        LDOS
+            Levels are taken over as they are.
+        """
+        return replace(self, grid=grid)
+
+    def aligned(
+        self, zero: str = "auto", *, energies: ArrayLike | None = None, threshold: float = THRESHOLD
+    ) -> LDOS:
+        """Count the energies of every structure from a zero that means the same in all of them.
+
+        Parameters
+        ----------
+        zero : {"auto", "vbm", "fermi", "onset", "centroid", "learned", "none"}, default="auto"
+            "vbm": highest occupied state, from `levels`; if it is not known of all structures, read off the
+            curves of all.
+            "fermi": the Fermi level, from `levels` or the number of electrons; it is arbitrary within the gap
+            of an insulator. "onset": where the total density of states first exceeds a fraction of its
+            highest value. "centroid": the mean energy of the states between the lowest energy of the
+            grid, which should lie in a gap, and the Fermi level; unlike edges, which are single states of the
+            whole crystal, it is what the surroundings of the atoms add up to, and easier to learn from.
+            "learned": wherever the curves of all structures lie best on each other, in least
+            squares, the mean of the zeros staying where it is. "auto": "vbm" if every structure has a gap,
+            else "fermi". "none" changes nothing.
+        energies : array-like of shape (n_energies,) or None, default=None
+            Of the result, eV from the new zero. None keeps the step and takes all energies that every
+            structure has.
+        threshold : float, default=0.01
+            Fraction of its highest value below which a density of states counts as zero.
+
+        Returns
+        -------
+        LDOS
+            `levels.shift` tells what was subtracted.
+
+        Raises
+        ------
+        ValueError
+            If a structure has no such zero, or not all of the energies.
+
+        Notes
+        -----
+        Curves are interpolated by cubic splines, which changes little where the step is at most the width.
+        """
+        if zero not in ("auto", "none", *(name for name in ZEROS if name != "absolute")):
+            raise ValueError(
+                "zero must be 'auto', 'vbm', 'fermi', 'onset', 'centroid', 'learned' or 'none'; got "
+                f"{zero!r}."
+            )
+        if zero == "none":
+            return self if energies is None else self.resampled(energies)
+        if not len(self):
+            raise ValueError("aligned needs at least one structure; got none.")
+        shifts, name = self._zeros(zero, threshold)
+        low, high = self.grid.low - shifts.min(), self.grid.high - shifts.max()
+        if energies is None:
+            step = self.grid.step
+            first, last = np.ceil(low / step - 1e-6), np.floor(high / step + 1e-6)
+            if last <= first:
+                raise ValueError(
+                    "the structures must share energies after alignment; got zeros from "
+                    f"{shifts.min():g} to {shifts.max():g} eV on energies from {self.grid.low:g} to "
+                    f"{self.grid.high:g} eV. Leave structures out, or read files of wider windows."
+                )
+            energies = step * np.arange(first, last + 1)
+        grid = EnergyGrid(energies, self.grid.width, name)  # type: ignore[arg-type]
+        tolerance = 1e-6 * self.grid.step
+        outside = (grid.low + shifts < self.grid.low - tolerance) | (
+            grid.high + shifts > self.grid.high + tolerance
+        )
+        if outside.any():
+            cases = [
+                f"{self.grid.low - shifts[i]:g} to {self.grid.high - shifts[i]:g} eV for {self._name(i)}"
+                for i in np.flatnonzero(outside)
+            ]
+            raise ValueError(
+                f"energies must be known in every structure; {grid.low:g} to {grid.high:g} eV from the "
+                f"{zero_in_words(name)} are wanted and known are {first_few(cases)}."
+            )
+        return self._at(grid, shifts)
+
+    def _mean_occupied(self) -> FloatArray:
+        """Mean energy of the states up to the Fermi level; NaN where that is not known or there are none."""
+        found = np.full(len(self), np.nan)
+        fermi, total = self._known_fermi(), self.total()
+        inside = (fermi > self.grid.low) & (fermi <= self.grid.high)
+        for i in np.flatnonzero(inside):
+            curves = np.stack([total[i], total[i] * self.energies])
+            count, weighted = _interpolated(self.grid.cumulative(curves), self.grid, float(fermi[i]))
+            found[i] = weighted / count if count > 0 else np.nan
+        return found
+
+    def _zeros(self, zero: str, threshold: float) -> tuple[FloatArray, str]:
+        """Where the new zero of each structure is, and its name."""
+        if zero == "learned":
+            curves = [part.astype(np.float64) for part in self]
+            labels = [self.species[rows] for rows in self._rows()]
+            return common_shifts(curves, labels, self.energies), zero
+        if zero == "onset":
+            found = np.array([onset(self.energies, total, threshold) for total in self.total()])
+            why = "the curve begins above the threshold; keep lower energies"
+        elif zero == "centroid":
+            found = self._mean_occupied()
+            why = "the Fermi level is not known, or no states are below it; pass levels"
+        else:
+            known = np.asarray(self.levels.vbm)
+            # not a mixture: broadened edges lie some two widths above those of the states
+            found = self.band_edges(threshold)[0] if np.isnan(known).any() else known
+            why = "no gap was found around a known Fermi level; use zero='fermi'"
+        if zero == "fermi" or (zero == "auto" and np.isnan(found).any()):
+            found = self._known_fermi()
+            zero, why = "fermi", "neither the Fermi level nor the number of electrons is known; pass levels"
+        missing = [self._name(i) for i in np.flatnonzero(np.isnan(found))]
+        if missing:
+            name = "vbm" if zero == "auto" else zero
+            raise ValueError(
+                f"zero={name!r} must exist in every structure; {first_few(missing)} has none: {why}."
+            )
+        return found, "vbm" if zero == "auto" else zero
+
+
+def _per_structure(given: ArrayLike, n_structures: int, name: str) -> FloatArray:
+    """One number per structure, of an argument that may be one for all."""
+    numbers = np.asarray(given, dtype=np.float64)
+    if numbers.shape not in ((), (n_structures,)):
+        raise ValueError(
+            f"{name} must be one number, or one for each of the {n_structures} structures; got shape "
+            f"{numbers.shape}."
+        )
+    return np.broadcast_to(numbers, n_structures)
+
+
+def _interpolated(counted: FloatArray, grid: EnergyGrid, energy: float) -> FloatArray:
+    """Columns (n_rows, n_energies) at an energy between two of them, (n_rows,)."""
+    place = np.clip((energy - grid.low) / grid.step, 0, len(grid) - 1)
+    before = min(int(place), len(grid) - 2)
+    fraction = place - before
+    return np.asarray((1 - fraction) * counted[:, before] + fraction * counted[:, before + 1])

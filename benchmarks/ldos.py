@@ -2,6 +2,7 @@
 
     python benchmarks/ldos.py table [--materials moo3,batio3] [--embeddings site,published] [--seeds 0,1,2]
     python benchmarks/ldos.py peers                   # ACSF and SOAP of DScribe, sums over walks, mean curves
+    python benchmarks/ldos.py readers --data FOLDER   # sums over atoms against totals, of real files
     python benchmarks/ldos.py silicon --data FOLDER   # 11 frames of 32 atoms, an example of DeePMD-kit
     python benchmarks/ldos.py theorem --out FOLDER    # a tight-binding crystal: which moments are learned
     python benchmarks/ldos.py figures --out FOLDER    # the paper's Figures 3 and 4
@@ -262,6 +263,29 @@ def peers(options):
         print(f"| {material} | {name} | {columns[material, name]['columns']} | {' | '.join(cells)} |")
 
 
+# ---- Readers -----------------------------------------------------------------------------------------------
+
+
+def readers(options):
+    """Sum over the atoms against the total of the same calculation, for real files of three programs."""
+    folder = options.data or SHARED
+    for name in ("siesta/SrTiO3", "siesta/Si_pdos_k", "vasp/OsO2_vasprun.xml.gz"):
+        ldos = read_ldos(folder / name).target
+        residual, highest = ldos.sum_rule_residual(), ldos.reference_total.max()
+        kept = ldos.grid.integrate(ldos.total()) / ldos.grid.integrate(ldos.reference_total)
+        counted = ldos.fermi_level()[0] if np.isfinite(ldos.levels.n_electrons[0]) else np.nan
+        print(
+            f"{name}: largest difference {np.abs(residual).max():.2g} of {highest:.4g} states/eV, "
+            f"{kept[0]:.2%} of the states, Fermi level {ldos.levels.fermi[0]:.3f} eV, counted {counted:.3f}"
+        )
+    silicon = folder / "si_dos_deepmd"
+    ldos = read_ldos(silicon, energies=0.1 * np.arange(250)).target
+    total = np.load(silicon / "set.000" / "dos.npy")
+    kept = ldos.total().sum() / total.sum()
+    error = (ldos.total() - total).std()
+    print(f"si_dos_deepmd: RMS difference {error:.3f} of {total.max():.3g}, {kept:.2%} of the states")
+
+
 # ---- Silicon -----------------------------------------------------------------------------------------------
 
 
@@ -271,7 +295,7 @@ def silicon(options):
     The frames are of crystals that differ in their bonds, hence the smooth sums over walks. The file does not
     tell its energies; taking them 0.1 eV apart scales the Wasserstein distance alone.
     """
-    data = read_ldos(options.data or SHARED / "si_dos_deepmd", energies=0.1 * np.arange(250))
+    data = read_ldos((options.data or SHARED) / "si_dos_deepmd", energies=0.1 * np.arange(250))
     print(f"{data.target!r}\n\n| features | columns | RMSE | R2 |\n|" + " --- |" * 4)
     features = {"mean of the other frames": None}
     features |= {f"smooth sums, n={n}": SmoothMomentFeaturizer(n=n, cutoff=5.0) for n in (2, 3, 4)}
@@ -411,7 +435,9 @@ def dynamics(options):
     display.figure_.savefig(options.out / "ldos-map.png")
 
 
-COMMANDS = {command.__name__: command for command in (table, peers, silicon, theorem, figures, dynamics)}
+COMMANDS = {
+    command.__name__: command for command in (table, peers, readers, silicon, theorem, figures, dynamics)
+}
 
 
 def main():
@@ -425,7 +451,7 @@ def main():
     parser.add_argument(
         "--zero", default="vbm", choices=PEER_ENERGIES, help="zero of the energies, for peers"
     )
-    parser.add_argument("--data", type=Path, help="folder of the silicon frames")
+    parser.add_argument("--data", type=Path, help="folder with siesta, vasp and si_dos_deepmd")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--out", type=Path, default=Path("figures"))
     options = parser.parse_args()

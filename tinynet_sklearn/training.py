@@ -345,7 +345,8 @@ def prepare_task(
     species = 0 if settings.networks == "shared" else int(atoms.species[ours][0])
     start = previous
     if start is None:
-        _check_squares(targets, label)
+        if not _as_they_are(settings):
+            _check_squares(targets, label)
         with np.errstate(over="ignore", invalid="ignore"):  # answered in the next lines
             inputs = _input_scaling(samples, values, weight, site, settings.scaler)
             start = _new_network(species, inputs, targets, weight, samples, settings, draw)
@@ -408,6 +409,12 @@ def _check_scale(inputs: FloatArray, scaling: ColumnScaling, label: str) -> None
     bad = scaling.columns[~(np.isfinite(scaling.scale) & np.isfinite(scaling.offset))]
     if len(bad):
         raise _too_large("X", inputs, bad[0], label)
+
+
+def _as_they_are(settings: Any) -> bool:
+    """Whether networks learn targets unscaled, so that numbers of any size are the matter of the loss."""
+    maps = settings.n_components is not None or settings.cumulative_weight or settings.output != "linear"
+    return settings.target_scaler is None and not maps
 
 
 def _check_squares(targets: FloatArray, label: str) -> None:

@@ -232,7 +232,7 @@ def peer_features(data, material):
         soap = SOAP(species=species, r_cut=6.0, n_max=n_max, l_max=l_max, sigma=0.3, periodic=True)
         yield f"SOAP n{n_max} l{l_max}", lambda soap=soap: described(data, soap)
     options = {"paths": PATHS[material], "bonds": data.bonds}
-    for n, N in ((4, 0), (6, 0), (6, 2)):
+    for n, N in ((4, 0), (6, 0), (6, 2), (6, 4)):
         featurizer = CycleMomentFeaturizer(n=n, N=N, **options)
         yield f"L_{n}^({N})", lambda f=featurizer: f.fit_transform(data.structures)
     sums = CycleMomentFeaturizer(n=8, N=0, aggregate="sum", order="value", frame="lab", **options)

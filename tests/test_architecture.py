@@ -34,6 +34,7 @@ FLOORS = [
         "alignment",
         "energy_grid",
         "curve_table",
+        "curve_numbers",
         "ldos",
     ],
     [
@@ -73,6 +74,7 @@ FLOORS = [
         "networks",
         "checkpoint",
         "target_maps",
+        "target_settings",
         "recorder",
         "objective",
         "lbfgs",

@@ -48,11 +48,11 @@ from tinynet_sklearn.rows import (
 )
 from tinynet_sklearn.solvers import FAST_DECREASE, SOLVERS, late_decrease
 from tinynet_sklearn.target_maps import LinearTargets
+from tinynet_sklearn.target_settings import check_curve_settings
 from tinynet_sklearn.training import (
     AtomNetwork,
     Samples,
     Task,
-    check_curve_settings,
     hidden_sizes,
     label_of,
     prepare_task,
@@ -423,7 +423,7 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         grid = y.grid if isinstance(y, LDOS) else None
         previous = self._previous_networks(targets.shape[1], grid, before)
         samples = self._samples(atoms, targets, grid, sample_weight, groups, rng)
-        check_curve_settings(self, samples)
+        check_curve_settings(self, samples.vector, targets.shape[1])
         keys = [int(key) for key in np.unique(network_keys(samples.atoms, self.networks))]
         members = [tuple(keys)] if self.networks == "shared" else [(key,) for key in keys]
         tasks = [prepare_task(group, samples, previous.get(group[0]), self, rng) for group in members]

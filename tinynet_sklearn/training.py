@@ -29,24 +29,17 @@ from tinynet_sklearn.scaling import (
     ColumnScaling,
     fit_input_scaling,
     fit_symmetric_scaling,
-    fit_target_scaling,
     row_blocks,
     training_range,
 )
 from tinynet_sklearn.solvers import BATCHED_SOLVERS
-from tinynet_sklearn.target_maps import (
-    LinkedTargets,
-    TargetMap,
-    fit_linear_targets,
-    fit_linked_targets,
-    started,
-)
+from tinynet_sklearn.target_maps import LinkedTargets, TargetMap, started
+from tinynet_sklearn.target_settings import fit_target_map, learns_plain
 
 __all__ = [
     "AtomNetwork",
     "Samples",
     "Task",
-    "check_curve_settings",
     "hidden_sizes",
     "label_of",
     "prepare_task",
@@ -216,59 +209,6 @@ def hidden_sizes(hidden_layer_sizes: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(int(n) for n in given)
 
 
-def check_curve_settings(settings: Any, samples: Samples) -> None:
-    """Refuse parameters for curves that do not go together.
-
-    Parameters
-    ----------
-    settings : object
-        With the parameters of `BPNNRegressor` as attributes.
-    samples : Samples
-        What is to be learned.
-
-    Raises
-    ------
-    ValueError
-        If components, cumulative errors or constraints are asked for where they cannot be.
-    """
-    asked = {
-        "n_components": settings.n_components is not None,
-        "cumulative_weight": settings.cumulative_weight > 0,
-        "output": settings.output != "linear",
-    }
-    given = [f"{name}={getattr(settings, name)!r}" for name, wanted in asked.items() if wanted]
-    if given and samples.vector:
-        raise ValueError(
-            f"{given[0]} is for targets that are curves; got vectors, which turn with the site. Set "
-            "target='scalar' if the three columns are no vector."
-        )
-    if settings.target_scaler == "standard" and (asked["cumulative_weight"] or asked["output"]):
-        raise ValueError(
-            f"{given[-1]} needs one scale for all columns; got target_scaler='standard'. Use 'auto' or "
-            "'common'."
-        )
-    integrated = [asked["cumulative_weight"], settings.output == "normalized"]
-    if any(integrated) and samples.targets.shape[1] < 2:
-        name = "cumulative_weight" if integrated[0] else "output"
-        raise ValueError(
-            f"{name}={getattr(settings, name)!r} integrates curves, which have at least two columns; got "
-            "targets with 1."
-        )
-    if not asked["output"]:
-        return
-    if asked["n_components"]:
-        raise ValueError(
-            f"output={settings.output!r} needs all columns of the targets, for a sum of components may be "
-            f"negative; got n_components={settings.n_components!r}. Set n_components=None."
-        )
-    if settings.solver not in ("auto", "lbfgs") or settings.build_fn is not None:
-        what = "build_fn" if settings.build_fn is not None else f"solver={settings.solver!r}"
-        raise ValueError(
-            f"output={settings.output!r} is trained by solver='lbfgs', without build_fn; got {what}. Use "
-            "solver='auto'."
-        )
-
-
 def label_of(members: tuple[int, ...], networks: str = "per-species") -> str:
     """Name a network after the species, or the site class, that share it."""
     if networks == "per-site":
@@ -345,7 +285,7 @@ def prepare_task(
     species = 0 if settings.networks == "shared" else int(atoms.species[ours][0])
     start = previous
     if start is None:
-        if not _as_they_are(settings):
+        if not learns_plain(settings):
             _check_squares(targets, label)
         with np.errstate(over="ignore", invalid="ignore"):  # answered in the next lines
             inputs = _input_scaling(samples, values, weight, site, settings.scaler)
@@ -411,12 +351,6 @@ def _check_scale(inputs: FloatArray, scaling: ColumnScaling, label: str) -> None
         raise _too_large("X", inputs, bad[0], label)
 
 
-def _as_they_are(settings: Any) -> bool:
-    """Whether networks learn targets unscaled, so that numbers of any size are the matter of the loss."""
-    maps = settings.n_components is not None or settings.cumulative_weight or settings.output != "linear"
-    return settings.target_scaler is None and not maps
-
-
 def _check_squares(targets: FloatArray, label: str) -> None:
     """Refuse targets that are finite, but too large for their squares to be."""
     with np.errstate(over="ignore"):
@@ -461,7 +395,9 @@ def _new_network(
     settings: Any,
     draw: np.random.RandomState,
 ) -> AtomNetwork:
-    outputs = _target_map(targets, weight, samples, settings)
+    outputs = fit_target_map(
+        targets, weight, settings, vector=samples.vector, averages=samples.averages, grid=samples.grid
+    )
     n_inputs, n_outputs = len(inputs.columns), outputs.apply(targets[:1], np.float64).shape[1]
     if settings.build_fn is None:
         sizes = (n_inputs, *hidden_sizes(settings.hidden_layer_sizes), n_outputs)
@@ -471,34 +407,3 @@ def _new_network(
         return AtomNetwork(stack, inputs, outputs)
     seed = int(draw.randint(np.iinfo(np.int32).max))
     return AtomNetwork(build_custom(settings.build_fn, n_inputs, n_outputs, species, seed), inputs, outputs)
-
-
-def _target_map(targets: FloatArray, weight: FloatArray, samples: Samples, settings: Any) -> TargetMap:
-    """What stands between a network and physical targets, fitted to the training rows."""
-    how, cumulative = settings.target_scaler, float(settings.cumulative_weight)
-    if how == "auto":  # a curve has one unit, and where it is flat there is only noise to blow up
-        how = "standard" if samples.grid is None and not cumulative else "common"
-    if settings.output != "linear":
-        return fit_linked_targets(
-            targets,
-            weight,
-            normalized=settings.output == "normalized",
-            cumulative_weight=cumulative,
-            grid=samples.grid,
-        )
-    if cumulative or settings.n_components is not None:
-        return fit_linear_targets(
-            targets,
-            weight,
-            n_components=settings.n_components,
-            cumulative_weight=cumulative,
-            per_column=how == "standard",
-            grid=samples.grid,
-        )
-    return fit_target_scaling(
-        targets,
-        weight,
-        how,
-        isotropic=samples.vector or how == "common",
-        centered=not (samples.vector and samples.averages),
-    )

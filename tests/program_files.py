@@ -168,6 +168,18 @@ def _rows(table) -> str:
     return "".join("<r>" + "".join(f"{x:11.4f}" for x in row) + "</r>\n" for row in table)
 
 
+def steps_of(n) -> str:
+    return "<scstep><energy><i name='e_fr_energy'>-20.0</i></energy></scstep>\n" * n
+
+
+def earlier_step(i):
+    """Structure, forces and energy of an ionic step before the last."""
+    atoms = salt()
+    atoms.set_cell(atoms.cell.array * (1.1 + 0.1 * i), scale_atoms=True)
+    atoms.positions[1, 0] += 0.1
+    return atoms, (2 + i) * FORCES, ENERGY + 1 + i
+
+
 def vasprun(
     energies=ENERGIES,
     n_spins=1,
@@ -177,12 +189,15 @@ def vasprun(
     n_projected=2,
     electronic_steps=1,
     energy_step=True,
+    earlier=(),
 ) -> str:
-    """Text of a vasprun.xml; with two spins, the second channel is half of the first."""
+    """Text of a vasprun.xml; with two spins, the second channel is half of the first.
+
+    `earlier` are ionic steps before the last (see `earlier_step`): the number of electronic steps of each.
+    """
     atoms, factors = salt(), [2.0] if n_spins == 1 else [1.0, 0.5]
     curves = orbital_curves(energies)
     flag = "T" if noncollinear else "F"
-    steps = "<scstep><energy><i name='e_fr_energy'>-20.0</i></energy></scstep>\n" * electronic_steps
     spins = range(1, n_spins + 1)
     eigenvalues = "".join(
         f'<set comment="spin {spin}">'
@@ -214,11 +229,16 @@ def vasprun(
     fields = "<field>energy</field><field>s</field><field>p</field><field>d</field>"
     partial = f"<partial><array>{fields}<set>{partial}</set></array></partial>" if projected else ""
     calculation = (
-        f"<calculation>\n{steps}{_structure(atoms)}{_vectors('forces', FORCES)}"
+        f"<calculation>\n{steps_of(electronic_steps)}{_structure(atoms)}{_vectors('forces', FORCES)}"
         "<energy><i name='e_fr_energy'>-20.0</i></energy>\n"
         f"<eigenvalues><array><set>{eigenvalues}</set></array></eigenvalues>\n"
         f"<dos><i name='efermi'>{FERMI}</i><total><array><set>{total}</set></array></total>{partial}</dos>\n"
         "</calculation>\n"
+    )
+    before = "".join(
+        f"<calculation>\n{steps_of(n)}{_structure(atoms)}{_vectors('forces', forces)}"
+        f"<energy><i name='e_fr_energy'>{energy}</i></energy>\n</calculation>\n"
+        for n, (atoms, forces, energy) in zip(earlier, map(earlier_step, range(len(earlier))), strict=True)
     )
     return (
         '<?xml version="1.0" encoding="ISO-8859-1"?>\n<modeling>\n'
@@ -234,6 +254,7 @@ def vasprun(
         '<array name="atomtypes"><set><rc><c>1</c><c>Na</c><c>22.99</c><c>1.0</c><c>PAW_PBE Na</c></rc>'
         "<rc><c>1</c><c>Cl</c><c>35.45</c><c>7.0</c><c>PAW_PBE Cl</c></rc></set></array></atominfo>\n"
         + _structure(atoms, ' name="initialpos"')
+        + before
         + (calculation if energy_step else "")
         + _structure(atoms, ' name="finalpos"')
         + "</modeling>\n"

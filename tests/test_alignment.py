@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import erf, erfinv
 
-from tinynet_sklearn.alignment import common_shifts, gap_edges, level_of_count, onset
+from tinynet_sklearn.alignment import common_shifts, gap_edges, level_in_gap, level_of_count, onset
 
 ENERGIES = np.linspace(-10, 10, 401)  # steps of 0.05 eV
 STEP = 0.05
@@ -123,6 +123,34 @@ def test_curves_a_little_below_zero_do_not_confuse_the_count():
     """Projections are negative in places: the count goes back by a little in the gap."""
     curve = box(-5, -1, 0.1) + box(2, 6, 0.1) - 0.002 * box(0, 1.5, 0.1)
     assert_allclose(level_of_count(ENERGIES, count(curve), 4.0, 0.01), 0.5, atol=0.02)
+
+
+@pytest.mark.parametrize(("n", "expected"), [(4.0, 0.5), (4.03, 0.5), (3.97, 0.5), (7.96, 4.0), (8.04, 4.0)])
+def test_the_gap_in_which_a_count_nearly_ends(n, expected):
+    curve = box(-5, -1, 0.1) + box(2, 6, 0.1)  # 4 + 4 states; above 6 eV the energies end within a gap
+    expected = expected if n < 5 else (6 + 2.326 * 0.1 + 10) / 2
+    assert_allclose(level_in_gap(ENERGIES, curve, count(curve), n, 0.01, 0.05), expected, atol=0.02)
+    assert np.isnan(level_in_gap(ENERGIES, curve, count(curve), n + 0.5, 0.01, 0.05))
+
+
+def test_the_nearest_of_several_gaps():
+    curve = box(-5, -3) + 0.1 * box(-1, 0) + box(2, 4)
+    whole = count(curve)
+    for n, expected in ((whole[-1] / 2 - 0.045, -2.0), (whole[-1] / 2 + 0.045, 1.0)):
+        assert_allclose(level_in_gap(ENERGIES, curve, whole, n, 0.01, 0.2), expected, atol=0.1)
+
+
+def test_a_dip_of_one_step_is_no_gap():
+    curve = box(-5, 5)
+    curve[200] = 0.0
+    assert np.isnan(level_in_gap(ENERGIES, curve, count(curve), count(curve)[200], 0.01, 0.1))
+    curve[199:203] = 0.0
+    assert np.isfinite(level_in_gap(ENERGIES, curve, count(curve), count(curve)[200], 0.01, 0.1))
+
+
+def test_nothing_has_no_gaps():
+    for curve in (np.zeros(401), -box(-5, 5), np.full(401, np.nan)):
+        assert np.isnan(level_in_gap(ENERGIES, curve, count(curve), 0.0, 0.01, 1.0))
 
 
 # ---- Common zeros ------------------------------------------------------------------------------------------

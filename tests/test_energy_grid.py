@@ -266,3 +266,21 @@ def test_levels_that_do_not_fit_are_refused(arrays, named):
     assert message_of(ValueError, lambda: Levels(**arrays)) == (
         f"levels must hold one number per structure in each of its arrays; got {named}."
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "named"), [(["a"], "['a']"), ([[1], [1, 2]], "[[1], [1, 2]]"), ("b", "'b'")]
+)
+def test_levels_that_are_no_numbers_are_refused(given, named):
+    assert message_of(TypeError, lambda: Levels(fermi=given)) == (
+        f"fermi must hold one number per structure; got {named}. Write NaN where it is not known."
+    )
+
+
+@pytest.mark.parametrize(("given", "named"), [("a", "'a'"), ((-5, 5), "(-5, 5)"), ([1.0], "[1.0]")])
+def test_windows_between_other_things_than_energies_are_refused(given, named):
+    assert message_of(TypeError, lambda: grid().window(None, given)) == (
+        f"high must be an energy in eV, or None for the end of the grid; got {named}. Pass numbers, as in "
+        "low=-5, high=5."
+    )
+    assert grid().window(np.float32(-8), np.array(4)) == grid().window(None, None)

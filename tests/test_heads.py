@@ -32,6 +32,7 @@ from tinynet_sklearn import (
     load_batio3,
     load_model,
     load_moo3,
+    run_dynamics,
     save_model,
     split_model,
 )
@@ -198,9 +199,8 @@ def test_a_fitted_search(direct):
 
 def test_engines_take_one_part(direct):
     assert message_of(lambda: CompiledModel(direct, perovskite())) == (
-        "model must have a compiled path; it predicts several kinds of targets, which split_model(model) "
-        "takes apart. Fit with order='direction' and dense networks, or use TinyNetCalculator, which takes "
-        "any pipeline."
+        "model must predict one kind of targets; it predicts several. Take one of split_model(model), or use "
+        "TinyNetCalculator, which gives all of them."
     )
 
 
@@ -602,3 +602,62 @@ def test_the_engine_of_other_pipelines(direct):
     swapped.numbers = swapped.numbers[::-1]
     for other in (swapped, frames[0] * (1, 1, 2)):
         assert engine.misfit(atoms_of(other)) == "it has other atoms, or another periodicity"
+
+
+# ---- Dynamics ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file_format", ["traj", "extxyz"])
+def test_runs_keep_the_density_of_states_of_every_frame(direct, tmp_path, file_format):
+    atoms = data_of("perovskite")[0][0].copy()
+    atoms.calc = quiet(direct, on_extrapolation="ignore")
+    folder = tmp_path / "run"
+    result = run_dynamics(
+        atoms, temperature=50, n_steps=6, interval=2, folder=folder, trajectory_format=file_format
+    )
+    dos = result.dos()
+    assert dos.grid.difference(atoms.calc.ldos_grid) is None
+    for frame, curve in zip(result.frames(), dos, strict=True):
+        atoms.positions = frame.positions
+        atoms.calc.calculate(atoms)
+        assert_allclose(curve[0], atoms.calc.results["ldos"].sum(axis=0), atol=1e-6)
+
+
+def test_runs_without_densities_of_states(direct):
+    atoms = data_of("perovskite")[0][0].copy()
+    atoms.calc = quiet(split_model(direct)["forces"], on_extrapolation="ignore")
+    result = run_dynamics(atoms, temperature=50, n_steps=2, interval=1)
+    assert message_of(result.dos) == (
+        "dos needs a density of states in every frame, as of a model that was fitted on an LDOS; it is "
+        "missing in 3 of 3 frames. Run the dynamics with a MultiTargetRegressor of forces and LDOS from its "
+        "beginning."
+    )
+
+
+def test_frames_keep_the_energies_of_the_model_that_made_them(direct, tmp_path):
+    """Another LDOS beside the same forces: the run goes on, and its curves are not mixed up."""
+    atoms = data_of("perovskite")[0][0].copy()
+    atoms.calc = quiet(direct, on_extrapolation="ignore")
+    settings = {"temperature": 50, "interval": 1, "folder": tmp_path / "run"}
+    run_dynamics(atoms, n_steps=2, **settings)
+    other = copy.deepcopy(direct)
+    head = other[-1].named_regressors_["ldos"]
+    grid = head.target_grid_
+    head.target_grid_ = EnergyGrid(grid.energies + 3.0, grid.width, "fermi")
+    atoms.calc = quiet(other, on_extrapolation="ignore")
+    result = run_dynamics(atoms, n_steps=4, restart=True, **settings)
+    with pytest.raises(ValueError, match="LDOS must be on one grid to be joined"):
+        result.dos()
+
+
+def test_numbers_without_energies_are_no_density_of_states():
+    frames, targets = data_of("perovskite")
+    charges = targets["forces"].with_values(targets["forces"].values[:, :1])
+    model = make_pipeline(
+        CycleMomentFeaturizer(n=2, N=1, bonds=BONDED["perovskite"][1]),
+        MultiTargetRegressor([("forces", net()), ("charges", net())]),
+    ).fit(frames, TargetSet(forces=targets["forces"], charges=charges))
+    assert message_of(lambda: quiet(model)) == (
+        "model must predict energies, forces and LDOS; 'charges' predicts 1 numbers for each atom without "
+        "energies. Fit it on an LDOS, or take the other parts: split_model(model)[name]."
+    )

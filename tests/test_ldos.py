@@ -3,6 +3,7 @@
 import copy
 import operator
 import pickle
+from dataclasses import replace
 from math import erf, factorial, sqrt
 from pathlib import Path
 
@@ -70,10 +71,10 @@ def random_states(n_atoms=3, n_k=2, n_states=6, seed=0, low=-3.0, high=3.0):
 
 
 def insulator(shifts=(0.0,), width=0.05, gap=2.0, step=0.02, window=(-6.0, 6.0), known=True):
-    """Two flat bands with a gap around zero, moved by shifts; the atoms share each state unequally."""
-    steps = np.linspace(0, 2, 401)
-    states = np.concatenate([-gap / 2 - 2 + steps, gap / 2 + steps])
-    share = np.concatenate([np.tile([0.7, 0.3], (401, 1)), np.tile([0.2, 0.8], (401, 1))])
+    """Four flat bands, two below and two above a gap at zero, moved by shifts; atoms with unequal shares."""
+    steps = np.linspace(0, 2, 401)[:, None]  # along k
+    states = np.concatenate([-gap / 2 - 2 + steps] * 2 + [gap / 2 + steps] * 2, axis=1)
+    share = np.tile([[0.7, 0.3], [0.7, 0.3], [0.2, 0.8], [0.2, 0.8]], (401, 1, 1))
     shifts = np.asarray(shifts, dtype=np.float64)
     n = len(shifts)
     levels = Levels(
@@ -83,8 +84,8 @@ def insulator(shifts=(0.0,), width=0.05, gap=2.0, step=0.02, window=(-6.0, 6.0),
         n_electrons=np.full(n, 4.0),
     )
     return LDOS.from_states(
-        [states[None] + s for s in shifts],
-        [share[None] * 2 / 401] * n,
+        [states + s for s in shifts],
+        [share] * n,
         grid(*window, step, width),
         [[8, 1]] * n,
         levels=levels,
@@ -269,7 +270,7 @@ def test_scaled_curves_have_the_same_grid_but_not_the_total_of_the_calculation()
 
 
 def test_other_curves_of_the_same_atoms():
-    ldos = known_ldos()
+    ldos = known_ldos(reference_total=None)
     predicted = ldos.with_values(np.zeros((13, 9), dtype=np.float32))
     assert isinstance(predicted, LDOS)
     assert predicted.dtype == np.float32
@@ -305,7 +306,7 @@ def test_read_only_memory_maps(tmp_path):
         lambda a: a.gap(),
         lambda a: a.broadened(0.2).values,
         lambda a: a.aligned("learned").values,
-        lambda a: a.aligned("vbm").resampled([-1, 0, 1]).values,
+        lambda a: a.aligned("vbm").resampled([-0.1, 0, 0.1]).values,
     ):
         assert_array_equal(work(ldos), work(own))
 
@@ -330,7 +331,9 @@ def test_half_precision_is_enough_for_storage():
 
 def test_structures_without_atoms_have_no_states():
     curves = np.ones((2, 3))
-    ldos = LDOS.from_arrays([curves, np.ones((0, 3))], grid(0, 2, 1), levels=Levels(fermi=[1.0, 1.0]))
+    ldos = LDOS.from_arrays(
+        [curves, np.ones((0, 3))], grid(0, 2, 1, width=0.5), levels=Levels(fermi=[1.0, 1.0])
+    )
     assert_array_equal(ldos.total(), [[2, 2, 2], [0, 0, 0]])
     assert_array_equal(ldos.integrals(), [2, 2])
     assert_array_equal(ldos.band_energy(), [0.5, 0.5])
@@ -343,7 +346,7 @@ def test_no_structures_at_all():
     assert ldos.total().shape == (0, 601)
     assert ldos.integrals().shape == ldos.fermi_level().shape == ldos.gap().shape == (0,)
     assert ldos.moments(3, "mean").shape == (0, 3)
-    for other in (ldos.window(-1, 1), ldos.resampled([0, 1]), ldos.broadened(0.2), ldos.aligned("none")):
+    for other in (ldos.window(-1, 1), ldos.resampled([0, 0.1]), ldos.broadened(0.2), ldos.aligned("none")):
         assert (len(other), len(other.values)) == (0, 0)
     assert message_of(ValueError, lambda: ldos.aligned()) == (
         "aligned needs at least one structure; got none."
@@ -463,7 +466,6 @@ def test_integrals_are_differences_of_error_functions():
         assert_allclose(ldos.integrals(low, high), (below(high) - below(low))[0], atol=1e-4)
     assert_allclose(ldos.integrals(), 2 * weights[0].sum(axis=0), rtol=1e-9)
     assert_allclose(ldos.integrals(None, 0.4) + ldos.integrals(0.4, None), ldos.integrals(), rtol=1e-12)
-    assert_allclose(ldos.integrals(1.0, -1.0), -ldos.integrals(-1.0, 1.0))
 
 
 def test_the_sum_over_atoms_is_the_total():
@@ -707,14 +709,15 @@ def test_band_energies_are_sums_over_occupied_states():
         ),
         (
             lambda a: a.fermi_level([4.0, 8.1]),
-            "n_electrons must be positive and at most the states between -6 and 6 eV; got 8.1 for "
-            "structure 1 "
-            "(run 1).",
+            "n_electrons must be the electrons above the lowest energy of the grid, from 0 to the 8 states "
+            "between -6 and 6 eV; got 8.1 for structure 1 (run 1). Leave out those in lower states, or keep "
+            "more of the energies.",
         ),
         (
             lambda a: a.fermi_level(-1),
-            "n_electrons must be positive and at most the states between -6 and 6 eV; got -1 for structure 0 "
-            "(run 0).",
+            "n_electrons must be the electrons above the lowest energy of the grid, from 0 to the 8 states "
+            "between -6 and 6 eV; got -1 for structure 0 (run 0). Leave out those in lower states, or keep "
+            "more of the energies.",
         ),
         (
             lambda a: a.sum_rule_residual(),
@@ -793,7 +796,7 @@ def test_a_window_without_energies_is_refused():
 
 
 def test_resampling_on_the_same_energies_changes_nothing():
-    ldos = known_ldos()
+    ldos = known_ldos(energies=grid(-2, 2, 0.4))
     same = ldos.resampled(ldos.energies)
     assert_allclose(same.values, ldos.values, atol=1e-12)
     assert_allclose(same.reference_total, ldos.reference_total, atol=1e-12)
@@ -814,7 +817,7 @@ def test_resampled_curves_are_those_of_the_states(energies):
 def test_resampling_keeps_what_is_not_known_of_one_structure_to_itself():
     total = np.ones((5, 9))
     total[1, 3] = np.nan
-    found = known_ldos(reference_total=total).resampled([-1, 0, 1]).reference_total
+    found = known_ldos(reference_total=total).resampled([-0.1, 0, 0.1]).reference_total
     assert_array_equal(np.isnan(found).any(axis=1), [False, True, False, False, False])
 
 
@@ -843,7 +846,7 @@ def test_curves_with_gaps_are_not_interpolated():
     ldos = known_ldos()
     values = ldos.values.copy()
     values[3, 2] = np.nan  # the only atom of structure 1
-    for change in (lambda a: a.resampled([0, 1]), lambda a: a.aligned("learned")):
+    for change in (lambda a: a.resampled([0, 0.1]), lambda a: a.resampled([0, 0.3])):
         assert message_of(ValueError, lambda change=change: change(ldos.with_values(values))) == (
             "values must be finite to be interpolated; got NaN or infinity for structure 1 (run 1). "
             "Leave it out."
@@ -897,7 +900,7 @@ def test_broadening_takes_the_totals_along():
         (
             lambda a: a.on_grid(EnergyGrid(a.energies)).broadened(0.3),
             "broadened needs the present width, which is not known; state it with "
-            "ldos.on_grid(EnergyGrid(ldos.energies, width=...)).",
+            "ldos.on_grid(dataclasses.replace(ldos.grid, width=...)).",
         ),
         (
             lambda a: a.broadened(2.0),
@@ -907,7 +910,8 @@ def test_broadening_takes_the_totals_along():
         ),
         (
             lambda a: a.on_grid(grid(0, 1)),
-            "values must have one column for each of the 21 energies; got 281.",
+            "grid must have as many energies as the curves, 281; got 21. Use resampled to interpolate at "
+            "other energies, or window to keep a part.",
         ),
     ],
 )
@@ -942,7 +946,8 @@ def test_copies_of_one_structure_become_the_same_curves(zero, known):
     kept = found.levels
     for name in ("fermi", "vbm", "cbm"):
         before = getattr(ldos.levels, name)
-        assert_allclose(getattr(kept, name), before - kept.shift, atol=1e-12)
+        expected = np.zeros(4) if name == found.grid.zero else before - kept.shift
+        assert_allclose(getattr(kept, name), expected, atol=1e-12)
     assert found.sources == ldos.sources
 
 
@@ -996,7 +1001,7 @@ def test_two_alignments_one_after_the_other():
 def test_nothing_to_align():
     ldos = insulator(SHIFTS)
     assert ldos.aligned("none") is ldos
-    assert_same(ldos.aligned("none", energies=[0, 1]), ldos.resampled([0, 1]))
+    assert_same(ldos.aligned("none", energies=[0, 0.1]), ldos.resampled([0, 0.1]))
 
 
 def test_auto_takes_the_fermi_level_where_one_structure_is_a_metal():
@@ -1209,3 +1214,338 @@ def test_electrons_are_counted_in_the_total_of_the_calculation():
     assert_allclose(kept.fermi_level(), whole.fermi_level())
     cut = kept.window(whole.energies[150], None)
     assert_allclose(cut.levels.n_electrons, whole.window(whole.energies[150], None).levels.n_electrons)
+
+
+# ---- Fermi levels and gaps of predictions ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [-0.005, -0.001, 0.001, 0.005, 0.0099])
+def test_a_predicted_insulator_has_its_fermi_level_in_the_gap(error):
+    """A model gets the number of states right to half a percent; the count does not end in the gap."""
+    shifts = np.array([0.0, 0.31])
+    true = insulator(shifts, width=0.05)
+    predicted = true.with_values((1 + error) * true.values)
+    counted = predicted.with_levels(Levels(n_electrons=[4.0, 4.0]))
+    assert_allclose(counted.fermi_level(), shifts, atol=0.02)
+    assert_array_equal(counted.known_fermi(), counted.fermi_level())
+    assert_allclose(counted.gap(), true.gap(), atol=1e-9)
+    many = true.with_values(25 * (1 + error) * true.values)  # what differs is a fraction of the electrons
+    assert_allclose(many.fermi_level(100), shifts, atol=1e-6)
+    alone = many.fermi_level(100, tolerance=0)
+    assert (np.abs(alone - shifts) > 0.8).all()  # at the edge of one of the bands
+
+
+def test_a_count_too_far_from_the_gap_ends_in_a_band():
+    ldos = insulator([0.0])
+    for n in (3.9, 4.1):
+        level = ldos.fermi_level(n)
+        assert_array_equal(level, ldos.fermi_level(n, tolerance=0))
+        assert abs(level[0]) > 1
+        assert_allclose(ldos.fermi_level(n, tolerance=0.03), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("high", [0.5, 0.2])
+def test_where_the_energies_end_within_the_gap_the_fermi_level_is_half_way_to_their_end(high):
+    ldos = insulator([0.0]).window(-6, high)
+    (vbm,) = insulator([0.0]).band_edges()[0]
+    for n in (4.0, 3.98, 4.02):  # more than the states can hold, too
+        assert_allclose(ldos.fermi_level(n), (vbm + high) / 2, atol=0.05)
+    assert_allclose(insulator([0.0]).window(-6, 0.5).levels.n_electrons, 4.0, atol=1e-6)
+    with pytest.raises(ValueError, match="n_electrons must be"):
+        ldos.fermi_level(4.02, tolerance=0)
+
+
+def test_counts_in_the_total_of_a_calculation_are_exact():
+    """A metal that has its Fermi level just above a gap keeps it."""
+    whole = insulator([0.0])
+    known = LDOS.from_arrays(list(whole), whole.grid, reference_total=whole.total())
+    assert_allclose(known.fermi_level(4.035), known.fermi_level(4.035, tolerance=0), atol=0)
+    assert known.fermi_level(4.035) > 0.95
+    assert_allclose(whole.fermi_level(4.035), 0, atol=1e-6)
+
+
+def test_references_keep_their_fermi_levels():
+    for ldos in (insulator(SHIFTS), insulator(SHIFTS, known=False), insulator(SHIFTS, known=False, gap=0.5)):
+        assert_array_equal(ldos.fermi_level(), ldos.fermi_level(tolerance=0))
+    for n in (0.5, 1.0, 2.0, 3.5, 4.0, 5.0, 7.5, 8.0):
+        assert_array_equal(insulator(SHIFTS).fermi_level(n), insulator(SHIFTS).fermi_level(n, tolerance=0))
+
+
+@pytest.mark.parametrize("tolerance", [-0.1, 1.0, np.nan, "0.01", None])
+def test_tolerances_that_are_none_are_refused(tolerance):
+    assert message_of(ValueError, lambda: insulator().fermi_level(tolerance=tolerance)) == (
+        f"tolerance must be a fraction of the electrons, from 0 to below 1; got {tolerance!r}."
+    )
+
+
+def test_energies_from_the_fermi_level_have_it_at_zero():
+    predicted = LDOS.from_arrays(list(insulator([0.0])), replace(insulator().grid, zero="fermi"))
+    assert_array_equal(predicted.known_fermi(), [0.0])
+    assert_allclose(predicted.gap(), insulator([0.0]).gap(), atol=1e-12)
+    assert_array_equal(predicted.with_levels(fermi=0.2).known_fermi(), [0.2])
+    assert np.isfinite(predicted.band_energy()).all()
+
+
+@pytest.mark.parametrize("above", [0.0, 0.1])
+def test_energies_from_the_valence_band_maximum_have_a_gap_there(above):
+    """What a model predicts: curves without levels."""
+    true = insulator([-above] * 2, width=0.05).aligned("vbm")
+    predicted = LDOS.from_arrays(list(true), true.grid)
+    assert_allclose(predicted.gap(), true.gap(), atol=1e-9)
+    assert_allclose(predicted.band_edges(), true.band_edges(), atol=1e-9)
+    assert np.isnan(predicted.known_fermi()).all()
+    absolute = predicted.on_grid(replace(true.grid, zero="absolute"))
+    assert np.isnan(absolute.gap()).all()
+
+
+def test_a_gap_far_above_the_valence_band_maximum_is_not_taken_for_it():
+    ldos = insulator([3.5]).on_grid(replace(insulator().grid, zero="vbm")).with_levels(Levels.unknown(1))
+    assert np.isnan(ldos.gap()).all()  # the band ends 2.5 eV above zero
+
+
+def test_the_level_that_is_zero_now_is_known():
+    ldos = insulator(SHIFTS, width=0.1, known=False)
+    assert_array_equal(ldos.aligned("fermi").levels.fermi, np.zeros(4))
+    assert np.isnan(ldos.aligned("fermi").levels.vbm).all()
+    once = ldos.aligned("vbm")
+    assert_array_equal(once.levels.vbm, np.zeros(4))
+    again = once.aligned("vbm")
+    assert_array_equal(again.levels.shift, once.levels.shift)
+    assert_allclose(again.values, once.values, atol=1e-12)
+
+
+def test_one_unknown_edge_does_not_shift_the_others_twice():
+    """Edges are read off the curves of all, and then are those of all."""
+    ldos = insulator(SHIFTS, width=0.1)
+    vbm = np.array(ldos.levels.vbm)
+    vbm[1] = np.nan
+    once = ldos.with_levels(vbm=vbm).aligned("vbm")
+    assert_allclose(once.levels.shift, ldos.band_edges()[0])
+    assert_array_equal(once.aligned("vbm").levels.shift, once.levels.shift)
+    unlabelled = LDOS.from_arrays(list(once), once.grid)
+    assert_array_equal(unlabelled.aligned("vbm").levels.shift, np.zeros(4))
+
+
+# ---- Other levels ------------------------------------------------------------------------------------------
+
+
+def test_levels_are_given_to_curves():
+    ldos = known_ldos()
+    assert_same(ldos.with_levels(), ldos)
+    assert_same(ldos.with_levels(ldos.levels), ldos)
+    found = ldos.with_levels(Levels(vbm=np.arange(5.0)), n_electrons=96, fermi=np.ones(5), cbm=None)
+    assert_array_equal(levels_of(found)[[0, 1, 3]], [np.ones(5), np.arange(5.0), np.full(5, 96.0)])
+    assert np.isnan(levels_of(found)[[2, 4]]).all()
+    assert_array_equal(levels_of(ldos.with_levels(cbm=None))[[0, 1, 3]], levels_of(ldos)[[0, 1, 3]])
+    assert found.reference_total is ldos.reference_total
+    assert isinstance(found, LDOS)
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "expected"),
+    [
+        (
+            lambda a: a.with_levels(efermi=1.0),
+            TypeError,
+            "with_levels takes levels and fermi, vbm, cbm, n_electrons, shift; got efermi. Use one of these "
+            "names.",
+        ),
+        (
+            lambda a: a.with_levels(n_electrons="many"),
+            TypeError,
+            "n_electrons must be one number, or one for each of the 5 structures; got 'many'.",
+        ),
+        (
+            lambda a: a.with_levels(fermi=[1.0, 2.0]),
+            ValueError,
+            "fermi must be one number, or one for each of the 5 structures; got shape (2,).",
+        ),
+        (
+            lambda a: a.with_levels(Levels.unknown(2)),
+            ValueError,
+            "levels must be of the 5 structures of values; got 2.",
+        ),
+        (
+            lambda a: a.with_levels(np.ones(5)),
+            TypeError,
+            "levels must be Levels or None; got ndarray of shape (5,).",
+        ),
+    ],
+)
+def test_levels_that_are_none(call, kind, expected):
+    assert message_of(kind, lambda: call(known_ldos())) == expected
+
+
+# ---- Projections that lose states --------------------------------------------------------------------------
+
+
+def test_without_the_total_electrons_are_those_that_are_projected():
+    """80 % of the valence states and 60 % of the empty ones are on the atoms."""
+    whole = insulator([0.0, 0.2], known=False)
+    kept = np.where(whole.energies < 0, 0.8, 0.6) * whole.values
+    known = LDOS(
+        kept,
+        whole.offsets,
+        whole.species,
+        grid=whole.grid,
+        levels=Levels(n_electrons=[4.0, 4.0]),
+        reference_total=whole.total(),
+    )
+    for dropped in (known.with_values(kept), known[:1].with_values(kept[:2])):
+        assert_allclose(dropped.levels.n_electrons, 3.2, rtol=1e-6)
+        assert_allclose(dropped.fermi_level(), [0.0, 0.2][: len(dropped)], atol=0.01)
+        assert_allclose(dropped.fermi_level(tolerance=0), [0.0, 0.2][: len(dropped)], atol=0.01)
+    partly = np.array(known.reference_total)
+    partly[1] = np.nan
+    assert_allclose(
+        replace(known, reference_total=partly).with_values(kept).levels.n_electrons, [3.2, 4.0], rtol=1e-6
+    )
+    metal = known.with_levels(n_electrons=2.0).with_values(kept)
+    assert_allclose(metal.levels.n_electrons, 1.6, rtol=1e-3)
+    assert_allclose(metal.fermi_level(), [-2.0, -1.8], atol=1e-2)
+
+
+def test_electrons_are_not_known_in_projections_without_a_fermi_level():
+    whole = insulator([0.0])
+    known = LDOS.from_arrays(
+        list(whole), whole.grid, reference_total=whole.total(), levels=Levels(n_electrons=[9.0])
+    )
+    assert np.isnan(known.with_values(whole.values).levels.n_electrons).all()
+    below = known.window(2, 4).with_levels(fermi=1.0, n_electrons=1.0)
+    assert np.isnan(below.with_values(below.values).levels.n_electrons).all()
+
+
+@pytest.mark.parametrize("low", [-8.0, -1.93])
+def test_electrons_of_states_are_counted_in_what_is_projected(low):
+    steps = np.linspace(0, 1, 301)[:, None]
+    states = np.concatenate([-3 + steps, -2 + steps, 1 + steps], axis=1)  # two bands below the gap
+    share = np.tile([[[0.5, 0.4]], [[0.3, 0.4]], [[0.2, 0.3]]], (301, 1, 1, 1)).reshape(301, 3, 2)
+    levels = Levels(n_electrons=[4.0])
+    ldos = LDOS.from_states([states], [share], grid(low, 4, 0.02, 0.05), levels=levels)
+    assert_allclose(ldos.fermi_level(tolerance=0), 0, atol=0.01)
+    assert_allclose(ldos.integrals(None, 0.0).sum(), ldos.levels.n_electrons[0], atol=1e-3)
+    half = LDOS.from_states([states], [share], grid(-8, 4, 0.02, 0.05), levels=Levels(n_electrons=[3.0]))
+    assert_allclose(half.levels.n_electrons, 2 * 0.9 + 0.7, rtol=1e-6)
+    assert_allclose(half.fermi_level(), -1.5, atol=0.01)
+
+
+def test_rounding_of_weights_does_not_change_the_electrons():
+    states, share = random_states()
+    rounded = share * (1 + 2e-4)
+    ldos = LDOS.from_states([states], [rounded], grid(), levels=Levels(n_electrons=[6.0]))
+    assert_allclose(ldos.levels.n_electrons, 6.0, atol=1e-9)
+    empty = LDOS.from_states([states], [share], grid(), levels=Levels(n_electrons=[0.0]))
+    assert_allclose(empty.levels.n_electrons, 0.0, atol=1e-9)
+
+
+# ---- Grids as energies, and steps that are too wide --------------------------------------------------------
+
+
+def test_grids_are_energies():
+    ldos = insulator([0.0, 0.2])
+    wanted = np.linspace(-3, 3, 121)
+    for given in (EnergyGrid(wanted), EnergyGrid(wanted, width=0.05)):
+        assert_same(ldos.resampled(given), ldos.resampled(wanted))
+    for given in (EnergyGrid(wanted), EnergyGrid(wanted, width=0.3, zero="fermi")):
+        assert_same(ldos.aligned("vbm", energies=given), ldos.aligned("vbm", energies=wanted))
+    assert message_of(ValueError, lambda: ldos.resampled(EnergyGrid(wanted, zero="vbm"))) == (
+        "energies must count from the zero of the calculation, as the curves do; got a grid from the valence "
+        "band maximum. Use aligned first, or pass grid.energies."
+    )
+    assert message_of(ValueError, lambda: ldos.resampled(EnergyGrid(wanted, width=0.3))) == (
+        "energies must be a grid of the width of the curves, 0.05 eV, or without one; got a width of 0.3 eV. "
+        "Use broadened, or pass grid.energies."
+    )
+    unknown = ldos.on_grid(replace(ldos.grid, width=None))
+    assert message_of(ValueError, lambda: unknown.resampled(EnergyGrid(wanted, width=0.3))) == (
+        "energies must be a grid of the width of the curves, unknown, or without one; got a width of 0.3 eV. "
+        "Use broadened, or pass grid.energies."
+    )
+
+
+def test_peaks_between_two_energies_are_refused():
+    states, share = random_states()
+    assert LDOS.from_states([states], [share], grid(step=0.4, width=0.2)).grid.step == pytest.approx(0.4)
+    assert message_of(ValueError, lambda: LDOS.from_states([states], [share], grid(step=0.5))) == (
+        "grid must have steps of at most twice its width of 0.2 eV, or states fall between its energies; got "
+        "steps of 0.5 eV. Take a finer grid, or a greater width."
+    )
+    ldos = insulator([0.0], width=0.05)
+    coarse = np.arange(-3, 3.1, 0.2)
+    for change in (
+        lambda: ldos.resampled(coarse),
+        lambda: ldos.aligned("vbm", energies=coarse),
+        lambda: ldos.aligned("none", energies=coarse),
+    ):
+        assert message_of(ValueError, change) == (
+            "energies must have steps of at most twice the width of 0.05 eV, or peaks fall between them; got "
+            "steps of 0.2 eV. Broaden the curves first (broadened(0.1)), or choose a finer grid."
+        )
+    assert ldos.broadened(0.1).resampled(coarse).grid.step == pytest.approx(0.2)
+    unknown = ldos.on_grid(replace(ldos.grid, width=None))
+    assert len(unknown.resampled(coarse).grid) == 31
+
+
+# ---- Nonsense ----------------------------------------------------------------------------------------------
+
+
+def test_the_advice_on_the_width_keeps_the_zero():
+    ldos = insulator([0.0]).aligned("vbm")
+    unknown = ldos.on_grid(replace(ldos.grid, width=None))
+    with pytest.raises(ValueError, match=r"dataclasses\.replace\(ldos\.grid, width=\.\.\.\)"):
+        unknown.broadened(0.3)
+    assert_same(unknown.on_grid(replace(unknown.grid, width=0.05)), ldos)
+
+
+@pytest.mark.parametrize("energies", [np.arange(9.0), None, [1, 2]])
+def test_only_a_grid_describes_a_grid(energies):
+    named = {np.ndarray: "ndarray of shape (9,)", type(None): "NoneType", list: "list"}[type(energies)]
+    assert message_of(TypeError, lambda: known_ldos().on_grid(energies)) == (
+        f"grid must be an EnergyGrid, which says zero and width; got {named}. Pass EnergyGrid(energies, "
+        "width=..., zero=...)."
+    )
+
+
+@pytest.mark.parametrize("width", [np.nan, "0.3", None, 0.0, -1, np.inf])
+def test_widths_that_are_none_are_refused(width):
+    assert message_of(ValueError, lambda: insulator().broadened(width)) == (
+        f"width must be the standard deviation of a Gaussian in eV, a positive number; got {width!r}."
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "name", "named"),
+    [
+        (lambda a: a.window("a", 1), "low", "'a'"),
+        (lambda a: a.window((-5, 5)), "low", "(-5, 5)"),
+        (lambda a: a.window(-5, [5]), "high", "[5]"),
+        (lambda a: a.integrals("-1"), "low", "'-1'"),
+        (lambda a: a.integrals(None, object), "high", "<class 'object'>"),
+    ],
+)
+def test_ends_that_are_no_energies(call, name, named):
+    assert message_of(TypeError, lambda: call(insulator())) == (
+        f"{name} must be an energy in eV, or None for the end of the grid; got {named}. Pass numbers, as in "
+        "low=-5, high=5."
+    )
+
+
+def test_integrals_that_run_backwards_are_refused():
+    assert message_of(ValueError, lambda: insulator().integrals(2, 1)) == (
+        "low must be at most high; got 2 and 1 eV. Exchange the two."
+    )
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, 2, -0.1, np.nan, "0.1", None])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda a, t: a.gap(t),
+        lambda a, t: a.band_edges(t),
+        lambda a, t: a.aligned("onset", threshold=t),
+    ],
+)
+def test_thresholds_that_are_no_fractions(call, threshold):
+    assert message_of(ValueError, lambda: call(insulator(), threshold)) == (
+        f"threshold must be a fraction of the highest value, between 0 and 1; got {threshold!r}."
+    )

@@ -315,13 +315,9 @@ def test_known_levels_are_lines(true):
     assert_array_equal(line(display.ax_, "Fermi level").get_xdata(), [0.1, 0.2, 0.3, 0.4])
 
 
-def test_zero_is_known_where_levels_are_not(true):
+def test_levels_that_structures_do_not_know_are_not_drawn(true):
     bare = LDOS(true.values, true.offsets, true.species, grid=true.grid)
-    assert list(LDOSMapDisplay.from_predictions(bare).levels_) == ["valence band maximum"]
-    assert_array_equal(LDOSMapDisplay.from_predictions(bare).levels_["valence band maximum"], np.zeros(4))
-    display = LDOSMapDisplay.from_predictions(bare.on_grid(EnergyGrid(ENERGIES)))
-    assert display.levels_ == {}
-    assert display.ax_.get_legend() is None
+    assert LDOSMapDisplay.from_predictions(bare).levels_ == {}  # zero is where it was in training: no result
 
 
 def test_map_from_estimator_and_into_given_axes(true):

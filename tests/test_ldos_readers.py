@@ -11,7 +11,7 @@ import pytest
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
-from ase.units import Bohr, Rydberg
+from ase.units import Bohr, Hartree, Rydberg
 from numpy.testing import assert_allclose, assert_array_equal
 from program_files import (
     CBM,
@@ -25,6 +25,7 @@ from program_files import (
     VBM,
     atom_curves,
     deepmd_system,
+    earlier_step,
     salt,
     siesta_dos,
     siesta_eig,
@@ -38,6 +39,7 @@ from program_files import (
     vasprun,
 )
 
+from tinynet_sklearn.calculations import levels_of_states
 from tinynet_sklearn.energy_grid import EnergyGrid
 from tinynet_sklearn.ldos_io import read_ldos, read_runs
 
@@ -166,6 +168,57 @@ def test_without_empty_states_there_is_no_conduction_band(siesta):
     assert np.isnan(levels.cbm)
 
 
+@pytest.mark.parametrize("fermi", [VBM - 9e-4, VBM, VBM + 9e-4, CBM - 9e-4, CBM, CBM + 9e-4])
+def test_the_fermi_level_of_an_insulator_may_be_a_band_edge(siesta, fermi):
+    (siesta / "salt.PDOS").write_text(siesta_pdos(fermi=fermi))
+    (siesta / "salt.EIG").write_text(siesta_eig(fermi=fermi))
+    levels = read_ldos(siesta).target.levels
+    assert (levels.vbm, levels.cbm, levels.n_electrons) == (VBM, CBM, N_ELECTRONS)
+
+
+GRID = EnergyGrid(ENERGIES, DEVIATION)
+
+
+@pytest.mark.parametrize("n_spins", [1, 2])
+@pytest.mark.parametrize("fermi", [-3.0, VBM, FERMI, CBM + 1, np.nan])
+def test_electrons_fill_the_lowest_states_wherever_the_fermi_level_is(n_spins, fermi):
+    levels = levels_of_states(np.stack([STATES] * n_spins), fermi, GRID, N_ELECTRONS)
+    assert (levels.vbm, levels.cbm, levels.n_electrons) == (VBM, CBM, N_ELECTRONS)
+
+
+def test_channels_of_spin_are_filled_together():
+    up, down = np.array([[-6.0, -2.0], [-5.5, -1.0]]), np.array([[-4.0, 1.0], [-3.5, 2.0]])
+    levels = levels_of_states(np.stack([up, down]), 0.0, GRID, 3.0)
+    assert (levels.vbm, levels.cbm, levels.n_electrons) == (-1, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("states", "n_electrons"),
+    [
+        (STATES, 3.0),  # a half-filled band
+        (STATES, 4.5),
+        (STATES, 0.0),
+        (STATES, 8.0),  # more than there are states for
+        (STATES + np.array([[0.0], [4.0]]), 4.0),  # bands that overlap
+        (np.array([[-6.0, -2.0, 0.0], [-5.5, -2.0, -2.0]]), 4.0),  # bands that touch
+    ],
+)
+def test_electrons_of_a_metal(states, n_electrons):
+    levels = levels_of_states(states[None], -1.0, GRID, n_electrons)
+    assert np.isnan([levels.vbm, levels.cbm]).all()
+    assert levels.n_electrons == n_electrons
+
+
+@pytest.mark.parametrize("n_electrons", [4.0, np.nan])
+@pytest.mark.parametrize(("gap", "edges"), [(0.09, (np.nan, np.nan)), (0.11, (-1.0, -0.89))])
+def test_a_single_point_k_tells_insulators_by_their_gap(gap, edges, n_electrons):
+    states = np.array([[[-6.0, -1.0, -1.0 + gap]]])
+    levels = levels_of_states(states, -1.0 + gap / 2, GRID, n_electrons)
+    assert_allclose(np.ravel([levels.vbm, levels.cbm]), edges, rtol=0, atol=1e-12)
+    states = np.array([[[-6.0, -1.0]]])  # nothing says how great the gap is
+    assert np.isnan(levels_of_states(states, 0.0, GRID, n_electrons).vbm).all()
+
+
 @pytest.mark.parametrize(("low", "n_electrons"), [(-4.0, 2.0), (-5.7, np.nan), (-2.1, np.nan)])
 def test_electrons_are_counted_from_the_low_end_of_the_grid_unless_it_cuts_a_band(tmp_path, low, n_electrons):
     run = siesta_run(tmp_path / "run", energies=np.linspace(low, 5.0, 201))
@@ -219,6 +272,9 @@ def test_atoms_may_be_in_another_image_of_the_cell(siesta):
         ("-0.7 0.4 0.01 301 Ry", 0.01 * Rydberg),
         ("-10.d0 5.d0 2.0d-1 301 ev", 0.2),
         ("-10000 5000 200 301 meV", 0.2),
+        ("-0.4 0.2 0.01 301 Ha", 0.01 * Hartree),
+        ("-400 200 10 301 mHa", 0.01 * Hartree),
+        ("-0.4 0.2 0.01 301 Hartree", 0.01 * Hartree),
     ],
 )
 def test_the_width_is_that_of_the_input(siesta, block, width):
@@ -240,6 +296,38 @@ def test_a_total_on_other_energies_is_left_out(siesta):
     assert read_ldos(siesta).target.reference_total is None
     (siesta / "salt.DOS").write_text(siesta_dos(ENERGIES + 0.01))
     assert read_ldos(siesta).target.reference_total is None
+
+
+@pytest.mark.parametrize("n", [1, 150, 300])
+def test_a_total_that_was_cut_off(siesta, n):
+    path = siesta / "salt.DOS"
+    lines = siesta_dos().splitlines(keepends=True)
+    problem = f"it ends after {n} of the 301 energies of the projected densities of states. {DAMAGED}"
+    path.write_text("".join(lines[:n]))
+    assert refused(siesta) == f"cannot read {path}: {problem}"
+
+
+@pytest.mark.parametrize("n", [0, 150])
+def test_a_total_that_was_cut_off_within_a_number(siesta, n):
+    path = siesta / "salt.DOS"
+    lines = siesta_dos().splitlines(keepends=True)
+    path.write_text("".join(lines[:n]) + lines[n][:17])  # an energy with three of its decimals
+    message = refused(siesta)
+    assert message.startswith(f"cannot read {path}: ")
+    assert message.endswith(DAMAGED)
+
+
+@pytest.mark.parametrize(("ending", "head"), [(".DOS", ""), (".FA", "2\n")])
+def test_tables_without_numbers(siesta, ending, head):
+    path = siesta / f"salt{ending}"
+    path.write_text(head)
+    problem = f"there are no numbers in it. {DAMAGED}"
+    if not head:
+        assert refused(siesta) == (
+            f"cannot read {path}: it is empty. Copy it again, or repeat the calculation."
+        )
+    path.write_text(head + "\n")
+    assert refused(siesta) == f"cannot read {path}: {problem}"
 
 
 def cut(text):
@@ -332,8 +420,8 @@ FAULTY_BESIDE = {
     ".fdf": (
         "without a width",
         siesta_fdf("-10 5 301 eV"),
-        "%block ProjectedDensityOfStates must hold [EF] low high width n unit, with a unit of ev, mev, ry, "
-        "mry, ha; got -10 5 301 eV. Correct it.",
+        "%block ProjectedDensityOfStates must hold [EF] low high width n unit, with a unit of eV, meV, Ry, "
+        "mRy, Ha, mHa or Hartree; got -10 5 301 eV. Correct it.",
     ),
 }
 
@@ -481,7 +569,8 @@ def test_vasp_spins(vasp):
     [
         (
             {"projected": False},
-            "it has no projected densities of states. Set LORBIT = 11 in the INCAR and run VASP again.",
+            "it has no projected densities of states. Set LORBIT = 10, 11 or 12 in the INCAR and run VASP "
+            "again.",
         ),
         ({"n_projected": 1}, "it has densities of states of 1 of its 2 atoms. Repeat the run."),
         ({"energy_step": False}, f"IndexError: list index out of range. {DAMAGED}"),
@@ -536,6 +625,47 @@ def test_electrons_that_did_not_converge(vasp):
         "it out."
     )
     assert warning.filename == __file__
+
+
+def test_all_ionic_steps_of_vasp(vasp):
+    vasp.write_text(vasprun(earlier=(1, 1)))
+    data = read_runs(vasp)
+    assert data.sources == [f"{vasp}, step {i}" for i in range(3)]
+    expected = [earlier_step(0), earlier_step(1), (salt(), FORCES, ENERGY)]
+    for i, (atoms, forces, energy) in enumerate(expected):
+        found = data.structures[i]
+        assert_array_equal(found.numbers, [11, 17])
+        assert_allclose(found.cell.array, atoms.cell.array, atol=1e-6)
+        assert_allclose(found.positions, atoms.positions, atol=1e-6)
+        assert_allclose(data.forces[i], forces, rtol=0, atol=1e-8)
+        assert data.energies[i] == energy
+    last = read_ldos(vasp)  # the one that the densities of states are of
+    assert last.sources == [str(vasp)]
+    assert_allclose(last.structures[0].positions, salt().positions, atol=1e-6)
+    assert_array_equal(last.energies, [ENERGY])
+
+
+def test_a_step_without_a_structure(vasp):
+    text = vasprun(earlier=(1, 1))
+    first = text.index("<structure>")
+    end = text.index("</structure>", first) + len("</structure>")
+    vasp.write_text(text[:first] + text[end:])
+    assert refused(vasp, read=read_runs) == f"cannot read {vasp}: step 0 has no structure. {DAMAGED}"
+    assert len(read_ldos(vasp).structures) == 1
+
+
+@pytest.mark.parametrize(("last", "which"), [(1, "1 of 3 steps (1)"), (3, "2 of 3 steps (1; 2)")])
+def test_steps_whose_electrons_did_not_converge(vasp, last, which):
+    vasp.write_text(vasprun(earlier=(1, 3), electronic_steps=last))
+    with pytest.warns(UserWarning, match="did not converge") as caught:
+        read_runs(vasp)
+    (warning,) = caught
+    assert str(warning.message) == (
+        f"{vasp}: the electrons of {which} did not converge. Repeat them with a greater NELM, or leave them "
+        "out."
+    )
+    if last == 1:
+        read_ldos(vasp)  # only the last matters
 
 
 # ---- States --------------------------------------------------------------------------------------
@@ -867,6 +997,75 @@ def test_every_run_from_its_own_zero(folder, zero, level):
     assert_allclose(ldos.levels.shift, level + 0.1 * np.arange(11), atol=1e-9)
 
 
+@pytest.fixture
+def uneven(tmp_path):
+    """Two equal runs, of which one has no eigenvalues."""
+    siesta_run(tmp_path / "runs" / "with")
+    (siesta_run(tmp_path / "runs" / "without") / "salt.EIG").unlink()
+    return tmp_path / "runs"
+
+
+@pytest.mark.parametrize("energies", [None, np.linspace(-5, 2, 141)])
+def test_band_edges_are_found_alike_in_all_runs(uneven, energies):
+    ldos = read_ldos(uneven, energies=energies, zero="vbm").target
+    together = read_ldos(uneven).target.aligned("vbm", energies=energies)
+    assert_allclose(ldos[0], ldos[1], rtol=0, atol=1e-12)
+    assert_allclose(ldos.values, together.values, rtol=0, atol=1e-12)
+    assert_allclose(ldos.levels.shift, together.levels.shift, rtol=0, atol=1e-12)
+    assert_array_equal(ldos.levels.vbm, together.levels.vbm)
+
+
+def test_band_edges_that_are_known_and_others_that_are_not(uneven):
+    np.savez(uneven / "with" / "salt.npz", **state_arrays(1))
+    write(uneven / "with" / "salt.extxyz", salt())
+    options = {"energies": np.linspace(-5, 2, 141), "width": 0.2}
+    assert refused(uneven, zero="vbm", **options) == (
+        f"zero='vbm' must be known in all runs in {uneven}, or be read off the curves of all; got one from "
+        f"{uneven / 'with' / 'salt.npz'}, structure 0, which is known, and none from "
+        f"{uneven / 'without' / 'salt.PDOS'}. Read them separately, or use zero='fermi'."
+    )
+    assert len(read_ldos(uneven, zero="fermi", **options).target) == 3
+    (uneven / "without" / "salt.EIG").write_text(siesta_eig())
+    ldos = read_ldos(uneven, zero="vbm", **options).target
+    assert_allclose(ldos.levels.shift, [VBM] * 3, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("zero", ["onset", "centroid"])
+@pytest.mark.parametrize("energies", [None, np.linspace(0, 2, 41)])
+def test_zeros_that_depend_on_where_a_file_begins(tmp_path, zero, energies):
+    siesta_run(tmp_path / "deep")
+    siesta_run(tmp_path / "shallow", energies=np.linspace(-4, 5, 181))
+    assert refused(tmp_path, zero=zero, energies=energies) == (
+        f"zero={zero!r} depends on the lowest energy, which must be the same in all runs in {tmp_path}; got "
+        f"-10 eV in {tmp_path / 'deep' / 'salt.PDOS'} and -4 eV in {tmp_path / 'shallow' / 'salt.PDOS'}. "
+        f"Read them with zero='fermi' or 'vbm' and energies= that begin in a gap, then use "
+        f"LDOS.aligned({zero!r})."
+    )
+    ldos = read_ldos(tmp_path, zero="fermi", energies=np.linspace(-4, 4, 161)).target.aligned(zero)
+    assert_allclose(ldos[0], ldos[1], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("zero", ["onset", "centroid"])
+def test_files_that_begin_at_the_same_energy_from_the_fermi_level(tmp_path, zero):
+    for i in range(2):
+        siesta_run(tmp_path / f"run{i}", shift=0.35 * i, energies=ENERGIES + 0.35 * i)
+    ldos = read_ldos(tmp_path, zero=zero).target
+    assert_allclose(np.diff(ldos.levels.shift), 0.35, rtol=0, atol=1e-6)
+    assert_allclose(ldos[0], ldos[1], rtol=0, atol=1e-6)
+
+
+def test_runs_without_the_zero_are_reported_together(folder):
+    for i in (3, 5):
+        (folder / f"run{i}" / "salt.EIG").unlink()
+        (folder / f"run{i}" / "salt.PDOS").write_text(siesta_pdos(fermi=None))
+    message = refused(folder, energies=np.linspace(-5, 2, 141), zero="fermi")
+    head, *cases = message.split("\n")
+    assert head == f"2 of 11 structures in {folder} cannot be read:"
+    for i, case in zip((3, 5), cases, strict=True):
+        source = folder / f"run{i}" / "salt.PDOS"
+        assert case.startswith(f"  cannot read {source}: zero='fermi' must exist in every structure;")
+
+
 def test_grids_that_follow_the_fermi_level(tmp_path):
     """As with SIESTA's "EF" in the block: different on the absolute scale, equal from the Fermi level."""
     for i in range(3):
@@ -932,6 +1131,32 @@ def test_problems_of_all_runs_are_reported_together(folder):
     assert refused(folder) == f"8 of 11 runs in {folder} cannot be read:{listed}\n  ... and 3 more"
 
 
+@pytest.mark.parametrize("name", ["template.fdf", "INCAR", "results.npz", "salt.XV"])
+def test_a_file_beside_folders_of_runs_does_not_hide_them(folder, name):
+    path = folder / name
+    if name.endswith(".npz"):
+        np.savez(path, scores=np.ones(3))
+    else:
+        path.write_text(siesta_fdf())
+    assert len(read_ldos(folder).target) == 11
+    if name != "salt.XV":  # which is a whole run, if forces are wanted
+        assert len(read_runs(folder).structures) == 11
+
+
+def test_a_file_that_cannot_be_opened_beside_folders_of_runs(folder):
+    (folder / "results.npz").write_text("no numbers")
+    assert len(read_ldos(folder).target) == 11
+
+
+def test_results_beside_folders_come_first(folder):
+    siesta_run(folder)
+    assert len(read_ldos(folder).target) == 1
+    deepmd_system(folder / "system")  # its sets are no runs of their own
+    assert len(read_ldos(folder / "system", energies=ENERGIES).target) == 3
+    (folder / "salt.PDOS").unlink()
+    assert len(read_runs(folder).structures) == 1
+
+
 def test_a_vasp_run_without_its_output(tmp_path):
     (tmp_path / "INCAR").write_text("LORBIT = 11")
     assert refused(tmp_path, FileNotFoundError) == (
@@ -987,6 +1212,34 @@ def test_a_format_says_what_a_name_does_not(tmp_path, vasp, states):
 )
 def test_wrong_parameters(siesta, options, expected):
     assert refused(siesta, **options) == expected
+
+
+@pytest.mark.parametrize("read", [read_ldos, read_runs])
+def test_a_path_that_is_none(read):
+    assert refused(123, TypeError, read) == "path must be that of a file or folder; got int."
+
+
+@pytest.mark.parametrize(("energies", "kind"), [("a", "str"), ({}, "dict"), (["a", "b"], "list")])
+def test_energies_that_are_no_numbers(siesta, energies, kind):
+    assert refused(siesta, TypeError, energies=energies) == f"energies must be numbers; got {kind}."
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "own"),
+    [
+        ("salt.PDOS", "vasp", "siesta"),
+        ("salt.fdf", "states", "siesta"),
+        ("vasprun.xml", "siesta", "vasp"),
+        ("salt.npz", "deepmd", "states"),
+    ],
+)
+def test_a_format_that_is_not_that_of_the_file(siesta, name, format, own):
+    path = siesta / name
+    path.touch()
+    assert refused(path, format=format) == (
+        f"cannot read {path}: by its name it is of the format {own!r}; got format={format!r}. Leave format "
+        "out, or rename the file."
+    )
 
 
 def test_structures_are_for_states_alone(vasp):

@@ -97,6 +97,8 @@ def message_of(call, kind=ValueError):
 
 @pytest.mark.parametrize("networks", ["per-species", "shared"])
 def test_curves_on_the_grid_of_the_fit(way, networks):
+    if (networks, way.get("output")) == ("shared", "normalized"):
+        pytest.skip("one number of states for two species is refused")
     X, y = make(40)
     X.values[:, 2] += X.species  # a shared network must be able to tell the species apart
     net = regressor(networks=networks, max_iter=60, **way).fit(X, y)
@@ -112,8 +114,7 @@ def test_curves_on_the_grid_of_the_fit(way, networks):
     assert_array_equal(predicted.species, new.species)
     assert np.isnan(predicted.levels.fermi).all()
     assert predicted.reference_total is None
-    if (networks, way.get("output")) != ("shared", "normalized"):  # as many states for all species
-        assert net.score(new, expected) > 0.8
+    assert net.score(new, expected) > 0.8
     assert (net.n_outputs_, net.target_grid_, net.target_is_vector_) == (25, GRID, False)
     assert_allclose(net.predict(new[3:4]).values, predicted[3], rtol=1e-12, atol=1e-14)
 
@@ -142,8 +143,6 @@ def test_the_count_is_that_of_the_training_atoms():
     rows, per_row = y.species == 8, weight[y.structure_of_row]
     count = np.average(y.integrals()[rows], weights=per_row[rows])
     assert_allclose(net.predict(X).integrals()[rows], count, rtol=1e-12)
-    shared = regressor(output="normalized", networks="shared").fit(X, y)
-    assert_allclose(shared.predict(X).integrals(), y.integrals().mean(), rtol=1e-12)
 
 
 def test_explained_variance():
@@ -445,6 +444,8 @@ def test_a_warm_start_on_other_energies():
 
 @pytest.mark.parametrize("networks", ["per-species", "per-site", "shared"])
 def test_the_average_comes_before_the_link(way, networks):
+    if (networks, way.get("output")) == ("shared", "normalized"):
+        pytest.skip("one number of states for two species is refused")
     X, y = in_sites()
     net = regressor(networks=networks, max_iter=8, **way).fit(X, y)
     assert net.n_operations_ == 2

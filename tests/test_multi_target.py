@@ -17,6 +17,7 @@ from sklearn.model_selection import (
     ShuffleSplit,
     cross_val_predict,
     cross_val_score,
+    cross_validate,
     train_test_split,
 )
 from sklearn.pipeline import make_pipeline
@@ -32,7 +33,10 @@ from tinynet_sklearn import (
     PerAtomArray,
     PotentialTargets,
     TargetSet,
+    target_scorer,
 )
+from tinynet_sklearn.ldos_metrics import ldos_rmse, ldos_rmse_scorer
+from tinynet_sklearn.metrics import force_rmse_scorer
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -390,4 +394,40 @@ def test_features_of_too_few_structures():
     X, y = make()
     assert message_of(lambda: MultiTargetRegressor(nets()).fit(X, y[:5])) == (
         "y must have one part per structure of X; got 5 for 12 structures."
+    )
+
+
+# ---- Scores of one kind of targets -------------------------------------------------------------------------
+
+
+def test_scorers_of_one_kind_of_targets():
+    X, y = make()
+    scoring = {
+        "forces": target_scorer("forces", force_rmse_scorer),
+        "ldos": target_scorer("ldos", ldos_rmse_scorer),
+    }
+    model = MultiTargetRegressor(nets()).fit(X[:8], y[:8])
+    predicted = model.predict(X[8:])
+    assert scoring["ldos"](model, X[8:], y[8:]) == -ldos_rmse(y["ldos"][8:], predicted["ldos"])
+    found = cross_validate(MultiTargetRegressor(nets()), X, y, cv=KFold(3), scoring=scoring)
+    first = MultiTargetRegressor(nets()).fit(X[4:], y[4:])
+    assert found["test_forces"][0] == scoring["forces"](first, X[:4], y[:4])
+    search = GridSearchCV(
+        MultiTargetRegressor(nets()),
+        {"ldos__n_components": [1, 2]},
+        cv=KFold(2),
+        scoring=scoring,
+        refit="ldos",
+    ).fit(X, y)
+    assert search.best_params_ == {"ldos__n_components": 2}
+    again = pickle.loads(pickle.dumps(scoring["ldos"]))
+    assert again(model, X[8:], y[8:]) == scoring["ldos"](model, X[8:], y[8:])
+
+
+def test_one_count_of_states_is_not_for_several_species():
+    X, y = make()
+    net = BPNNRegressor((3,), networks="shared", output="normalized", max_iter=2)
+    assert message_of(lambda: net.fit(X, y["ldos"])) == (
+        "output='normalized' fixes one number of states for all atoms of a network; got networks='shared' "
+        "for 2 species, which have different ones. Use networks='per-species'."
     )

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tinynet_sklearn.ldos_plots import LDOSDisplay
     from tinynet_sklearn.learning_curves import LossCurveDisplay
     from tinynet_sklearn.moment_plots import MomentErrorDisplay
-    from tinynet_sklearn.multi_target import MultiTargetRegressor
+    from tinynet_sklearn.multi_target import MultiTargetRegressor, target_scorer
     from tinynet_sklearn.persistence import load_model, save_model
     from tinynet_sklearn.plotting import ParityDisplay
     from tinynet_sklearn.potential import BPNNPotential
@@ -90,6 +90,7 @@ _ROOM_OF = {
     "run_dynamics": "dynamics",
     "save_model": "persistence",
     "split_model": "heads",
+    "target_scorer": "multi_target",
     "time_blocks": "splits",
 }
 
@@ -135,6 +136,7 @@ __all__ = [
     "run_dynamics",
     "save_model",
     "split_model",
+    "target_scorer",
     "time_blocks",
 ]
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from tinynet_sklearn.frames import FloatArray
 
-__all__ = ["common_shifts", "gap_edges", "level_of_count", "onset"]
+__all__ = ["common_shifts", "count_ends", "gap_edges", "level_in_gap", "level_of_count", "onset"]
 
 #: Rounds of moving every curve onto the mean of all.
 ROUNDS = 50
@@ -96,16 +96,68 @@ def level_of_count(energies: FloatArray, counted: FloatArray, n_states: float, t
     float
         NaN if the curve has fewer states.
     """
+    low, high = count_ends(energies, counted, n_states, tolerance)
+    return (low + high) / 2
+
+
+def count_ends(
+    energies: FloatArray, counted: FloatArray, n_states: float, tolerance: float
+) -> tuple[float, float]:
+    """Energies between which the count of `level_of_count` is within its tolerance."""
     rising = np.maximum.accumulate(counted)
     if not -tolerance <= n_states <= rising[-1] + tolerance:
-        return np.nan
+        return np.nan, np.nan
     # lowest energy with enough states, highest one without too many: the two ends of the gap, if there is one
     enough = int(np.searchsorted(rising, n_states - tolerance, side="left"))
     too_many = int(np.searchsorted(rising, n_states + tolerance, side="right"))
-    low = energies[0] if enough == 0 else _crossing(energies, rising, enough - 1, n_states - tolerance)
+    low = float(energies[0]) if enough == 0 else _crossing(energies, rising, enough - 1, n_states - tolerance)
     if too_many == len(rising):
-        return float(low + energies[-1]) / 2
-    return (low + _crossing(energies, rising, too_many - 1, n_states + tolerance)) / 2
+        return low, float(energies[-1])
+    return low, _crossing(energies, rising, too_many - 1, n_states + tolerance)
+
+
+def level_in_gap(
+    energies: FloatArray,
+    total: FloatArray,
+    counted: FloatArray,
+    n_states: float,
+    threshold: float,
+    tolerance: float,
+) -> float:
+    """Middle of the gap that a count nearly ends in.
+
+    Parameters
+    ----------
+    energies, total, counted : ndarray of shape (n_energies,)
+        Density of states, and states below each energy.
+    n_states : float
+    threshold : float
+        Fraction of the highest value below which the density of states is zero. A gap is at least two steps
+        wide; where the energies end within one, its end is theirs.
+    tolerance : float
+        States by which the count in the gap may differ from `n_states`.
+
+    Returns
+    -------
+    float
+        Of the gap whose count differs least; NaN if all differ by more.
+    """
+    highest = total.max()
+    if not highest > 0:
+        return np.nan
+    level, last = threshold * highest, len(energies) - 1
+    turns = np.flatnonzero(np.diff(np.concatenate([[0], total < level, [0]])))
+    nearest, found = tolerance, np.nan
+    for begin, end in zip(turns[::2], turns[1::2] - 1, strict=True):
+        low = energies[0] if begin == 0 else _crossing(energies, total, int(begin) - 1, level)
+        high = energies[-1] if end == last else _crossing(energies, total, int(end), level)
+        if high - low < 2 * (energies[1] - energies[0]):
+            continue
+        inside = counted[begin : end + 1]
+        away = max(inside.min() - n_states, n_states - inside.max(), 0.0)
+        if away <= nearest:
+            nearest, found = away, (low + high) / 2
+    return float(found)
 
 
 def common_shifts(

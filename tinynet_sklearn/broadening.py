@@ -18,7 +18,7 @@ from scipy.special import ndtr
 
 from tinynet_sklearn.frames import FloatArray
 
-__all__ = ["REACH", "broadened_curves", "broadened_states", "spline", "states_below"]
+__all__ = ["REACH", "broadened_curves", "broadened_states", "filled_fraction", "spline", "states_below"]
 
 #: Widths of a Gaussian beyond which nothing of it is left: exp(-18) of its height.
 REACH = 6.0
@@ -63,6 +63,33 @@ def states_below(
     shares = np.asarray(weights, dtype=np.float64).sum(axis=2) * np.asarray(k_weights)[:, None]
     known = ~np.isnan(levels)
     return float(shares[known] @ ndtr((energy - levels[known]) / width))
+
+
+def filled_fraction(
+    eigenvalues: ArrayLike, weights: ArrayLike, k_weights: ArrayLike, n_electrons: float
+) -> float:
+    """How much of the electrons in the lowest states is on the atoms, since weights may sum to less than one.
+
+    Parameters
+    ----------
+    eigenvalues, weights, k_weights
+        As of `broadened_states`.
+    n_electrons : float
+        They fill the states from the lowest on; NaN gives NaN.
+
+    Returns
+    -------
+    float
+        One where the weights of every state sum to one, and without electrons.
+    """
+    levels = np.asarray(eigenvalues, dtype=np.float64)
+    order = np.argsort(levels, axis=None)  # NaN last
+    order = order[: np.count_nonzero(~np.isnan(levels))]
+    shares = np.asarray(weights, dtype=np.float64).sum(axis=2).ravel()[order]
+    room = np.broadcast_to(np.asarray(k_weights, dtype=np.float64)[:, None], levels.shape).ravel()[order]
+    filled = np.clip(n_electrons - (np.cumsum(room) - room), 0.0, room)
+    held = filled.sum()
+    return 1.0 if held == 0 else float(filled @ shares / held)
 
 
 def broadened_curves(curves: FloatArray, width: float, step: float) -> FloatArray:

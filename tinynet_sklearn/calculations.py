@@ -6,6 +6,7 @@ together.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ __all__ = [
     "grid_of_file",
     "levels_of_states",
     "loaded_arrays",
+    "loaded_table",
     "of_one_calculation",
     "refusal",
     "require_file",
@@ -34,6 +36,14 @@ __all__ = [
 
 #: States are counted from the low end of a grid only if none is within so many widths of it.
 CLEAR_OF_THE_END = 4.0
+
+#: Energies of states that differ by less are equal: files have four decimals or more. The Fermi level of an
+#: insulator may be that of its highest filled state.
+SAME_ENERGY = 1e-3
+
+#: One point k shows no bands, only states. An insulator has a greater gap than this, eV; a metal in a large
+#: cell a smaller one.
+GAP_AT_ONE_POINT = 0.1
 
 #: What to do about a file that ends too early.
 DAMAGED = "The file is damaged or was cut off; copy it again, or repeat the calculation."
@@ -120,6 +130,26 @@ def loaded_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
             ) from None
         raise unparsed(path, error) from error
     return arrays
+
+
+def loaded_table(path: Path, skip: int = 0) -> FloatArray:
+    """Numbers of a text file in rows of equal length, after so many lines of other kind.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no such file, rows differ in length, or there are none.
+    """
+    require_file(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*input contained no data", UserWarning)  # said below
+            table = np.loadtxt(path, skiprows=skip, ndmin=2)
+    except ValueError as error:
+        raise unparsed(path, error) from error
+    if not table.size:
+        raise refusal(path, f"there are no numbers in it. {DAMAGED}")
+    return np.asarray(table, dtype=np.float64)
 
 
 def check_spin(path: Path, n_components: int, spin: str) -> None:
@@ -225,36 +255,56 @@ def levels_of_states(
 ) -> Levels:
     """Band edges and electrons of one structure, from its states.
 
-    Band edges are those of an insulator: a material with equally many states below the Fermi level at all
-    points k. Elsewhere they are NaN.
+    Band edges are those of an insulator: a material with equally many filled states at all points k, and a
+    gap above them. Elsewhere they are NaN; so they are at a single point k with a gap of less than
+    `GAP_AT_ONE_POINT`, where a metal looks the same.
 
     Parameters
     ----------
     eigenvalues : ndarray of shape (n_spins, n_k, n_states)
         eV; NaN where there is no state.
     fermi : float
-        Fermi level, eV; NaN if it is not known.
+        Fermi level, eV; NaN if it is not known. It tells which states are filled where the number of
+        electrons does not, and may be equal to an edge.
     grid : EnergyGrid
         Electrons are counted from its low end, if that is `CLEAR_OF_THE_END` and cuts through no band.
     n_electrons : float, default=nan
-        In all the states, where the files say it; needed for metals.
+        In all the states, where the files say it; needed for metals. The lowest states are filled with them.
 
     Returns
     -------
     Levels
         Of one structure.
     """
-    filled = (eigenvalues < fermi).sum(axis=-1)
-    vbm = cbm = np.nan
-    if filled.min() > 0 and (filled == filled[:, :1]).all():
-        vbm = float(eigenvalues[eigenvalues < fermi].max())
-        empty = eigenvalues[eigenvalues >= fermi]
-        cbm = float(empty.min()) if empty.size else np.nan
-        if np.isnan(n_electrons):
-            n_electrons = 2.0 / len(eigenvalues) * float(filled[:, 0].sum())
+    vbm, cbm = _edges(eigenvalues, fermi, n_electrons)
+    if np.isnan(n_electrons) and not np.isnan(vbm):
+        n_electrons = 2.0 / len(eigenvalues) * float((eigenvalues[:, 0] <= vbm).sum())
     below = (eigenvalues < grid.low).sum(axis=-1)
     near = np.abs(eigenvalues - grid.low) < CLEAR_OF_THE_END * (grid.width or 0.0)  # NaN is not
     counted = n_electrons - 2.0 / len(eigenvalues) * float(below[:, 0].sum())
     if near.any() or (below != below[:, :1]).any():
         counted = np.nan
     return Levels(*(np.array([value]) for value in (fermi, vbm, cbm, counted)))
+
+
+def _edges(eigenvalues: FloatArray, fermi: float, n_electrons: float) -> tuple[float, float]:
+    """Highest filled and lowest empty state of an insulator, eV; NaN if it is none, or has none."""
+    n_spins, n_k, _ = eigenvalues.shape
+    if np.isnan(n_electrons):
+        highest = [fermi + SAME_ENERGY, fermi - SAME_ENERGY]
+    else:
+        at_k = np.sort(eigenvalues.swapaxes(0, 1).reshape(n_k, -1))  # NaN last
+        n_filled = n_electrons * n_spins / 2
+        whole = abs(n_filled - round(n_filled)) < SAME_ENERGY and 0 < round(n_filled) <= at_k.shape[1]
+        highest = [float(at_k[:, round(n_filled) - 1].max())] if whole else []
+    for level in highest:
+        filled = eigenvalues <= level
+        counts = filled.sum(axis=-1)
+        if not counts.sum() or (counts != counts[:, :1]).any():
+            continue
+        vbm = float(eigenvalues[filled].max())
+        empty = eigenvalues[eigenvalues > level]
+        cbm = float(empty.min()) if empty.size else np.nan
+        if cbm - vbm > (SAME_ENERGY if n_k > 1 else GAP_AT_ONE_POINT) or (n_k > 1 and np.isnan(cbm)):
+            return vbm, cbm
+    return np.nan, np.nan

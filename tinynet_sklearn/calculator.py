@@ -23,7 +23,7 @@ from tinynet_sklearn._validation import users_level
 from tinynet_sklearn.energy_grid import EnergyGrid
 from tinynet_sklearn.evaluation import Evaluation, check_ranges, featurizers
 from tinynet_sklearn.frames import IntArray
-from tinynet_sklearn.heads import JointEngine, heads_of
+from tinynet_sklearn.heads import Head, JointEngine, heads_of
 from tinynet_sklearn.structures import as_structures
 
 __all__ = ["TinyNetCalculator"]
@@ -162,7 +162,7 @@ class TinyNetCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         self._engine: Any = None
         self._has_warned = False
         kinds = [head.gives for head in self._heads]
-        _check_kinds([head.name for head in self._heads], kinds)
+        _check_heads(self._heads)
         self.mode = "energy" if "energy" in kinds else "direct"
         self.compiled = all(head.compiled for head in self._heads)
         self.ldos_grid: EnergyGrid | None = next((head.grid for head in self._heads if head.grid), None)
@@ -346,10 +346,17 @@ class TinyNetCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         return results
 
 
-def _check_kinds(names: Sequence[str], kinds: Sequence[str]) -> None:
-    """Refuse models whose heads would give the same result twice."""
-    forces = [name for name, kind in zip(names, kinds, strict=True) if kind != "ldos"]
-    curves = [name for name, kind in zip(names, kinds, strict=True) if kind == "ldos"]
+def _check_heads(heads: Sequence[Head]) -> None:
+    """Refuse models whose heads would give the same result twice, or what ASE has no name for."""
+    forces = [head.name for head in heads if head.gives != "ldos"]
+    curves = [head.name for head in heads if head.gives == "ldos" and head.grid is not None]
+    others = [head for head in heads if head.gives == "ldos" and head.grid is None]
+    if len(heads) > 1 and others:
+        raise ValueError(
+            f"model must predict energies, forces and LDOS; {others[0].name!r} predicts "
+            f"{others[0].n_outputs} numbers for each atom without energies. Fit it on an LDOS, or take the "
+            "other parts: split_model(model)[name]."
+        )
     for what, those in (("forces", forces), ("densities of states", curves)):
         if len(those) > 1:
             raise ValueError(

@@ -56,7 +56,7 @@ def why_not_compiled(steps: Sequence[Any]) -> str | None:
         names = ", ".join(type(step).__name__ for step in steps)
         return f"the steps are {names}, not CycleMomentFeaturizer and a regressor"
     if isinstance(regressor, MultiTargetRegressor):
-        return "it predicts several kinds of targets, which split_model(model) takes apart"
+        return "it predicts several"
     if not isinstance(regressor, BPNNRegressor | BPNNPotential):
         return f"the regressor is a {type(regressor).__name__}, not a BPNNRegressor or BPNNPotential"
     if len(featurizer.table_.walk_segments) or len(featurizer.table_.neighbor_segments):
@@ -136,6 +136,11 @@ class CompiledModel:
             raise ValueError(f"n_threads must be a positive whole number; got {n_threads!r}.")
         steps = fitted_steps(model)
         reason = why_not_compiled(steps)
+        if isinstance(steps[-1], MultiTargetRegressor):
+            raise ValueError(
+                f"model must predict one kind of targets; {reason}. Take one of split_model(model), or use "
+                "TinyNetCalculator, which gives all of them."
+            )
         if reason is not None:
             raise ValueError(
                 f"model must have a compiled path; {reason}. Fit with order='direction' and dense networks, "

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Real
+from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from tinynet_sklearn.alignment import gap_edges, level_of_count
-from tinynet_sklearn.curve_table import CurveTable
-from tinynet_sklearn.energy_grid import EnergyGrid
+from tinynet_sklearn.alignment import count_ends, gap_edges, level_in_gap
+from tinynet_sklearn.curve_table import CurveTable, per_structure
+from tinynet_sklearn.energy_grid import EnergyGrid, energy_or_end
 from tinynet_sklearn.frames import FloatArray
 from tinynet_sklearn.recursion import recursion_coefficients
 
-__all__ = ["THRESHOLD", "CurveNumbers", "interpolated", "per_structure"]
+__all__ = ["THRESHOLD", "CurveNumbers", "check_threshold", "interpolated"]
 
 #: Fraction of its highest value below which a density of states counts as zero.
 THRESHOLD = 0.01
@@ -21,10 +23,58 @@ THRESHOLD = 0.01
 #: Electrons per structure by which a count may differ within a gap.
 COUNT_TOLERANCE = 1e-2
 
+#: Fraction of the electrons by which the count in a gap may differ: models get it right to about 0.5 %.
+GAP_TOLERANCE = 0.01
+
+#: How far above a valence band maximum at zero the gap may begin, eV.
+REACH_OF_EDGES = 2.0
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CurveNumbers(CurveTable):
     """Densities of states and what can be read from them; see `LDOS`."""
+
+    def with_values(self, values: ArrayLike, keep_symmetry: bool = False) -> Self:
+        """Other curves for the same atoms, such as predicted ones.
+
+        Parameters
+        ----------
+        values : array-like of shape (n_rows, n_energies)
+            States/eV/atom.
+        keep_symmetry : bool, default=False
+            Without meaning for curves.
+
+        Returns
+        -------
+        of the same class
+            On the same grid, with the same levels, without `reference_total`. Where that was known,
+            `levels.n_electrons` are now those that the present curves hold below the Fermi level: projections
+            on atoms lose states, and the count of all electrons would end too late in them. NaN if the Fermi
+            level is not known.
+        """
+        found = super().with_values(values, keep_symmetry)
+        if self.reference_total is None:
+            return found
+        return replace(found, levels=replace(self.levels, n_electrons=self._projected_electrons()))
+
+    def _projected_electrons(self) -> FloatArray:
+        """Electrons in the curves of the atoms, where those in `levels` are of the reference total."""
+        n_electrons = np.array(self.levels.n_electrons)
+        fermi, own, all_states = self.known_fermi(), self.total(), self.all_states()
+        for i in np.flatnonzero(self._has_reference() & ~np.isnan(n_electrons)):
+            if np.isnan(fermi[i]):
+                n_electrons[i] = np.nan
+                continue
+            counted = self.grid.cumulative(np.stack([own[i], all_states[i]]))
+            projected, whole = interpolated(counted, self.grid, float(fermi[i]))
+            n_electrons[i] *= projected / whole if whole > 0 else np.nan
+        return n_electrons
+
+    def _has_reference(self) -> NDArray[np.bool_]:
+        """Of which structures the calculation gave a total, shape (n_structures,)."""
+        if self.reference_total is None:
+            return np.zeros(len(self), dtype=bool)
+        return np.asarray(np.isfinite(self.reference_total).all(axis=1))
 
     def sum_rule_residual(self) -> FloatArray:
         """Sum over the atoms less the total of the calculation, states/eV, shape (n_structures, n_energies).
@@ -58,15 +108,21 @@ class CurveNumbers(CurveTable):
 
         Raises
         ------
+        TypeError
+            If an energy is no number.
         ValueError
-            If an energy is outside of the grid.
+            If an energy is outside of the grid, or `low` above `high`.
         """
-        ends = [self.grid.low if low is None else float(low), self.grid.high if high is None else float(high)]
+        ends = [energy_or_end(low, "low", self.grid.low), energy_or_end(high, "high", self.grid.high)]
         for name, end in zip(("low", "high"), ends, strict=True):
             if not self.grid.low - 1e-9 <= end <= self.grid.high + 1e-9:
                 raise ValueError(
                     f"{name} must be between {self.grid.low:g} and {self.grid.high:g} eV; got {end:g}."
                 )
+        if ends[0] > ends[1]:
+            raise ValueError(
+                f"low must be at most high; got {ends[0]:g} and {ends[1]:g} eV. Exchange the two."
+            )
         counted = self._counted(ends)
         return counted[:, 1] - counted[:, 0]
 
@@ -180,93 +236,142 @@ class CurveNumbers(CurveTable):
             result[rows] = interpolated(weighted[rows], self.grid, float(level[i]))
         return result
 
-    def fermi_level(self, n_electrons: ArrayLike | None = None) -> FloatArray:
+    def fermi_level(
+        self, n_electrons: ArrayLike | None = None, *, tolerance: float = GAP_TOLERANCE
+    ) -> FloatArray:
         """Energy up to which the states hold the electrons; the middle of the gap in an insulator.
+
+        A predicted number of states is wrong by a fraction of a percent, so that the count seldom ends in the
+        gap. Where it does not, and there is a gap (at least two steps in which the total density of states
+        stays below a hundredth of its highest value) up to which the states number the electrons within
+        `tolerance`, the Fermi level is the middle of the nearest such gap. Where the energies end within the
+        gap, it is half way to their end.
 
         Parameters
         ----------
         n_electrons : float, array-like of shape (n_structures,) or None, default=None
             Electrons above the lowest energy of the grid; None takes `levels.n_electrons`.
+        tolerance : float, default=0.01
+            Fraction of the electrons by which the count in a gap may differ; 0 takes the count as it is. A
+            metal whose Fermi level is so near to a gap needs 0.
 
         Returns
         -------
         ndarray of shape (n_structures,)
             eV, at zero temperature. Counted in `reference_total` where that is known, since projections on
-            atoms lose states.
+            atoms lose states; that count is exact, and `tolerance` does not apply to it.
 
         Raises
         ------
         ValueError
-            If the number of electrons is not known, negative, or more than the states can hold.
+            If the number of electrons is not known, negative, or more than the states can hold, or
+            `tolerance` is no fraction.
         """
+        fraction: Any = tolerance
+        if not (isinstance(fraction, Real) and 0 <= float(fraction) < 1):
+            raise ValueError(
+                f"tolerance must be a fraction of the electrons, from 0 to below 1; got {tolerance!r}."
+            )
         wanted = per_structure(
             np.asarray(self.levels.n_electrons) if n_electrons is None else n_electrons,
             len(self),
             "n_electrons",
         )
-        found = self._fermi_of(wanted)
+        found = self._fermi_of(wanted, tolerance)
         for i in np.flatnonzero(np.isnan(found)):
             if np.isnan(wanted[i]):
                 raise ValueError(
                     f"n_electrons must be given where it is not known; got NaN for {self._name(i)}."
                 )
             raise ValueError(
-                f"n_electrons must be positive and at most the states between {self.grid.low:g} and "
-                f"{self.grid.high:g} eV; got {wanted[i]:g} for {self._name(i)}."
+                "n_electrons must be the electrons above the lowest energy of the grid, from 0 to the "
+                f"{self.grid.integrate(self.all_states()[i]):g} states between {self.grid.low:g} and "
+                f"{self.grid.high:g} eV; got {wanted[i]:g} for {self._name(i)}. Leave out those in lower "
+                "states, or keep more of the energies."
             )
         return found
 
     def known_fermi(self) -> FloatArray:
-        """Fermi levels that are known, or follow from the number of electrons; else NaN."""
+        """Fermi levels that are known, or follow from the number of electrons; else NaN.
+
+        Those in `levels` come first; energies from the Fermi level have it at zero; else electrons are
+        counted as in `fermi_level`.
+        """
         given = np.asarray(self.levels.fermi)
-        return np.where(np.isnan(given), self._fermi_of(np.asarray(self.levels.n_electrons)), given)
+        if self.grid.zero == "fermi":
+            return np.nan_to_num(given)
+        counted = self._fermi_of(np.asarray(self.levels.n_electrons), GAP_TOLERANCE)
+        return np.where(np.isnan(given), counted, given)
 
     def all_states(self) -> FloatArray:
         """Total of the calculation where it is known, since projections lose states; else the sum."""
         if self.reference_total is None:
             return self.total()
-        known = np.isfinite(self.reference_total).all(axis=1, keepdims=True)
-        return np.where(known, self.reference_total, self.total())
+        return np.where(self._has_reference()[:, None], self.reference_total, self.total())
 
-    def _fermi_of(self, n_electrons: FloatArray) -> FloatArray:
-        counted = self.grid.cumulative(self.all_states())
-        return np.array(
-            [
-                np.nan if np.isnan(n) else level_of_count(self.energies, row, float(n), COUNT_TOLERANCE)
-                for row, n in zip(counted, n_electrons, strict=True)
-            ]
-        )
+    def _fermi_of(self, n_electrons: FloatArray, tolerance: float) -> FloatArray:
+        total, exact = self.all_states(), self._has_reference()
+        counted = self.grid.cumulative(total)
+        found = np.full(len(self), np.nan)
+        for i in np.flatnonzero(~np.isnan(n_electrons)):
+            n = float(n_electrons[i])
+            low, high = count_ends(self.energies, counted[i], n, COUNT_TOLERANCE)
+            found[i] = (low + high) / 2
+            here = np.interp(found[i], self.energies, total[i])
+            in_gap = high - low >= 2 * self.grid.step and here < THRESHOLD * total[i].max()
+            if tolerance and not in_gap and not exact[i]:
+                middle = level_in_gap(self.energies, total[i], counted[i], n, THRESHOLD, tolerance * n)
+                found[i] = found[i] if np.isnan(middle) else middle
+        return found
 
     def band_edges(self, threshold: float = THRESHOLD) -> tuple[FloatArray, FloatArray]:
         """Ends of the gap around the Fermi level, read off the total density of states.
 
-        Broadened peaks reach into the gap, so it looks smaller than it is by a few widths; `levels` has the
-        edges of the states themselves where files give them.
+        Broadened peaks reach into the gap, so it looks smaller than it is by a few widths, and a gap narrower
+        than some five widths is not seen; `levels` has the edges of the states themselves where files give
+        them. Where neither the Fermi level nor the number of electrons is known and energies count from the
+        valence band maximum, the gap is the one that begins there, or at most 2 eV above.
 
         Parameters
         ----------
         threshold : float, default=0.01
-            Fraction of its highest value below which a density of states counts as zero.
+            Fraction of its highest value, among the energies of the grid, below which a density of states
+            counts as zero.
 
         Returns
         -------
         vbm, cbm : ndarray of shape (n_structures,)
             eV; NaN for metals, and where neither the Fermi level nor the number of electrons is known.
+
+        Raises
+        ------
+        ValueError
+            If `threshold` is no fraction.
         """
         vbm, cbm = self._edges(threshold)
         return np.where(vbm == cbm, np.nan, vbm), np.where(vbm == cbm, np.nan, cbm)
 
     def _edges(self, threshold: float) -> tuple[FloatArray, FloatArray]:
         """Ends of the gap; both are the Fermi level in metals."""
+        check_threshold(threshold)
+        totals, levels = self.total(), self.known_fermi()
+        if self.grid.zero == "vbm":
+            near = (self.energies > -1e-3 * self.grid.step) & (self.energies <= REACH_OF_EDGES)
+            for i in np.flatnonzero(np.isnan(levels)):
+                free = self.energies[near & (totals[i] < threshold * totals[i].max())]
+                levels[i] = free[0] if len(free) else np.nan
         edges = [
             (np.nan, np.nan) if np.isnan(level) else gap_edges(self.energies, total, float(level), threshold)
-            for total, level in zip(self.total(), self.known_fermi(), strict=True)
+            for total, level in zip(totals, levels, strict=True)
         ]
         found = np.array(edges).reshape(-1, 2)
         return found[:, 0], found[:, 1]
 
     def gap(self, threshold: float = THRESHOLD) -> FloatArray:
         """Band gap of each structure, from its total density of states.
+
+        Smaller than that between the states by a few widths, and zero for gaps narrower than some five (see
+        `band_edges`); ``levels.cbm - levels.vbm`` is that of the states where files give them.
 
         Parameters
         ----------
@@ -277,20 +382,22 @@ class CurveNumbers(CurveTable):
         -------
         ndarray of shape (n_structures,)
             eV; 0 for metals, NaN where the Fermi level is not known or an end lies beyond the grid.
+
+        Raises
+        ------
+        ValueError
+            If `threshold` is no fraction.
         """
         vbm, cbm = self._edges(threshold)
         return cbm - vbm
 
 
-def per_structure(given: ArrayLike, n_structures: int, name: str) -> FloatArray:
-    """One number per structure, of an argument that may be one for all."""
-    numbers = np.asarray(given, dtype=np.float64)
-    if numbers.shape not in ((), (n_structures,)):
+def check_threshold(threshold: Any) -> None:
+    """Refuse what is no fraction of a highest value."""
+    if not (isinstance(threshold, Real) and 0 < float(threshold) < 1):
         raise ValueError(
-            f"{name} must be one number, or one for each of the {n_structures} structures; got shape "
-            f"{numbers.shape}."
+            f"threshold must be a fraction of the highest value, between 0 and 1; got {threshold!r}."
         )
-    return np.broadcast_to(numbers, n_structures)
 
 
 def interpolated(counted: FloatArray, grid: EnergyGrid, energy: float) -> FloatArray:

@@ -17,8 +17,9 @@ splits them by structure. What else is known of the structures goes along.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -29,7 +30,24 @@ from tinynet_sklearn.containers import PerAtomArray
 from tinynet_sklearn.energy_grid import EnergyGrid, Levels
 from tinynet_sklearn.frames import FloatArray
 
-__all__ = ["CurveTable"]
+__all__ = ["CurveTable", "per_structure"]
+
+
+def per_structure(given: ArrayLike, n_structures: int, name: str) -> FloatArray:
+    """One number per structure, of an argument that may be one for all."""
+    try:
+        numbers = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name} must be one number, or one for each of the {n_structures} structures; got "
+            f"{reprlib.repr(given)}."
+        ) from error
+    if numbers.shape not in ((), (n_structures,)):
+        raise ValueError(
+            f"{name} must be one number, or one for each of the {n_structures} structures; got shape "
+            f"{numbers.shape}."
+        )
+    return np.broadcast_to(numbers, n_structures)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -193,6 +211,57 @@ class CurveTable(PerAtomArray):
         """
         rows = super().with_values(values, keep_symmetry)
         return replace(self, values=rows.values, frames=rows.frames, geometry=None, reference_total=None)
+
+    def with_levels(self, levels: Levels | None = None, **known: ArrayLike | None) -> Self:
+        """The same curves with other levels, such as predicted ones with the electrons of their structures.
+
+        Parameters
+        ----------
+        levels : Levels or None, default=None
+            Of all structures; None keeps those that are there.
+        **known : float, array-like of shape (n_structures,) or None
+            `fermi`, `vbm`, `cbm`, `n_electrons` or `shift` instead of those in `levels`; one number is that
+            of every structure, None is not known.
+
+        Returns
+        -------
+        of the same class
+
+        Raises
+        ------
+        TypeError
+            If a name is none of these, or something is no number.
+        ValueError
+            If there is not one number per structure.
+
+        Examples
+        --------
+        A model predicts curves and no levels. The electrons say where the Fermi level is, and so the gap:
+
+        >>> import numpy as np
+        >>> from tinynet_sklearn import LDOS, EnergyGrid
+        >>> states = [np.array([[-1.0, 2.0]])]
+        >>> predicted = LDOS.from_states(
+        ...     states, [np.ones((1, 2, 1))], EnergyGrid(np.linspace(-5, 5, 201), width=0.2)
+        ... )
+        >>> predicted.with_levels(n_electrons=2).fermi_level().round(2)
+        array([0.5])
+        >>> predicted.with_levels(n_electrons=2).aligned("vbm").grid.zero
+        'vbm'
+        """
+        names = [entry.name for entry in fields(Levels)]
+        strangers = [name for name in known if name not in names]
+        if strangers:
+            raise TypeError(
+                f"with_levels takes levels and {', '.join(names)}; got {', '.join(strangers)}. Use one of "
+                "these names."
+            )
+        changed = {
+            name: per_structure(np.nan if given is None else given, len(self), name)
+            for name, given in known.items()
+        }
+        found = self if levels is None else replace(self, levels=levels)
+        return replace(found, levels=replace(found.levels, **changed))
 
     @property
     def energies(self) -> FloatArray:

@@ -405,8 +405,12 @@ class _Run:
         frame.set_constraint(self.constraints)
         frame.info = {"step": self.step, "time_ps": time_ps}
         calculator = self.atoms.calc
-        if "ldos" in calculator.results:  # the curves of all atoms would take as much room as all the rest
+        grid = getattr(calculator, "ldos_grid", None)
+        if grid is not None:  # the curves of all atoms would take as much room as all the rest
             frame.info["dos"] = np.sum(calculator.results["ldos"], axis=0)
+            frame.info["dos_energies"] = np.array([grid.low, grid.high])
+            frame.info["dos_zero"] = grid.zero
+            frame.info["dos_width"] = np.nan if grid.width is None else grid.width
         results = {name: value for name, value in calculator.results.items() if name in all_properties}
         frame.calc = SinglePointCalculator(frame, **results)
         frame.calc.name = getattr(calculator, "name", None)

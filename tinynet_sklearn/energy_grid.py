@@ -7,6 +7,7 @@ Fermi level, band edges, electrons, and where its own zero of energy was.
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass, fields, replace
 from numbers import Real
 from typing import Any
@@ -18,7 +19,7 @@ from scipy.integrate import cumulative_trapezoid, trapezoid
 from tinynet_sklearn._validation import described
 from tinynet_sklearn.frames import FloatArray
 
-__all__ = ["ZEROS", "EnergyGrid", "Levels", "zero_in_words"]
+__all__ = ["ZEROS", "EnergyGrid", "Levels", "energy_or_end", "zero_in_words"]
 
 #: What the zero of an energy axis can be, in words.
 ZEROS = {
@@ -40,6 +41,21 @@ SAME = 1e-3
 def zero_in_words(zero: str) -> str:
     """What a zero of energy is, for labels and messages."""
     return ZEROS.get(zero, zero)
+
+
+def energy_or_end(given: Any, name: str, end: float) -> float:
+    """An energy that somebody passed under a name; None is an end of the grid."""
+    if given is None:
+        return end
+    if not isinstance(given, str | bytes) and np.ndim(given) == 0:
+        try:
+            return float(given)
+        except (TypeError, ValueError):
+            pass
+    raise TypeError(
+        f"{name} must be an energy in eV, or None for the end of the grid; got {reprlib.repr(given)}. Pass "
+        "numbers, as in low=-5, high=5."
+    )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -171,21 +187,19 @@ class EnergyGrid:
 
         Raises
         ------
+        TypeError
+            If an energy is no number.
         ValueError
             If fewer than two do.
         """
+        first, last = energy_or_end(low, "low", self.low), energy_or_end(high, "high", self.high)
         tolerance = SAME * self.step
-        inside = np.ones(len(self), dtype=bool)
-        if low is not None:
-            inside &= self.energies >= low - tolerance
-        if high is not None:
-            inside &= self.energies <= high + tolerance
+        inside = (self.energies >= first - tolerance) & (self.energies <= last + tolerance)
         indices = np.flatnonzero(inside)
         if len(indices) < 2:
             raise ValueError(
                 "low and high must hold at least two energies between them; got "
-                f"{self.low if low is None else low:g} to {self.high if high is None else high:g} eV of a "
-                f"grid from {self._in_words()}."
+                f"{first:g} to {last:g} eV of a grid from {self._in_words()}."
             )
         return slice(int(indices[0]), int(indices[-1]) + 1)
 
@@ -196,6 +210,16 @@ class EnergyGrid:
 
 def _width(width: float | None) -> str:
     return "unknown size" if width is None else f"{width:g} eV"
+
+
+def _numbers(given: Any, name: str) -> FloatArray:
+    try:
+        return np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name} must hold one number per structure; got {reprlib.repr(given)}. Write NaN where it is "
+            "not known."
+        ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,6 +241,8 @@ class Levels:
 
     Raises
     ------
+    TypeError
+        If an array holds something else than numbers.
     ValueError
         If nothing is given, or the shapes differ.
     """
@@ -229,7 +255,7 @@ class Levels:
 
     def __post_init__(self) -> None:
         given = {
-            field.name: np.asarray(value, dtype=np.float64)
+            field.name: _numbers(value, field.name)
             for field in fields(self)
             if (value := getattr(self, field.name)) is not None
         }

@@ -9,20 +9,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
-from tinynet_sklearn._validation import first_few
+from tinynet_sklearn._validation import described, first_few
 from tinynet_sklearn.alignment import common_shifts, onset
-from tinynet_sklearn.broadening import REACH, broadened_curves, broadened_states, spline, states_below
-from tinynet_sklearn.curve_numbers import THRESHOLD, CurveNumbers, interpolated, per_structure
+from tinynet_sklearn.broadening import (
+    REACH,
+    broadened_curves,
+    broadened_states,
+    filled_fraction,
+    spline,
+    states_below,
+)
+from tinynet_sklearn.curve_numbers import THRESHOLD, CurveNumbers, check_threshold, interpolated
+from tinynet_sklearn.curve_table import per_structure
 from tinynet_sklearn.energy_grid import ZEROS, EnergyGrid, Levels, zero_in_words
 from tinynet_sklearn.frames import FloatArray
 
 __all__ = ["LDOS"]
+
+#: Steps of a grid are at most so many widths: peaks between wider ones are lost (and some rounding).
+STEP_OF_WIDTHS = 2 * (1 + 1e-6)
+
+#: Weights hold all states if they sum to one over the atoms but for so much on average: rounding in files.
+COMPLETE = 1e-3
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -89,9 +104,10 @@ width 0.5 eV>
         eigenvalues : sequence of array-like of shape (n_k, n_states)
             eV, one array per structure; NaN where there is no state.
         weights : sequence of array-like of shape (n_k, n_states, n_atoms)
-            Weight of each state on each atom, as of a Mulliken analysis; they sum to one over the atoms.
+            Weight of each state on each atom. Those of a Mulliken analysis sum to one over the atoms;
+            projections that sum to less are taken as they are, and electrons are counted in them.
         grid : EnergyGrid
-            With a width.
+            With a width, and steps of at most twice that.
         species : sequence of array-like of shape (n_atoms,), int, or None, default=None
             Atomic numbers per structure.
         k_weights : array-like of shape (n_k,) or None, default=None
@@ -102,7 +118,8 @@ width 0.5 eV>
             Electrons in a full state; 1 for states of one spin.
         levels : Levels or None, default=None
             On the scale of the eigenvalues; `n_electrons` counts those in all states that are given. In the
-            result it counts those above the lowest energy of the grid, and `shift` is the origin.
+            result it counts what is projected of them on the atoms, above the lowest energy of the grid, and
+            `shift` is the origin.
         sources : sequence of str, default=()
             Where each structure is from.
 
@@ -113,12 +130,17 @@ width 0.5 eV>
         Raises
         ------
         ValueError
-            If the grid has no width, or shapes do not fit together.
+            If the grid has no width or steps of more than two, or shapes do not fit together.
         """
         if grid.width is None:
             raise ValueError(
                 "grid must have the width to which states are broadened; got None. Pass "
                 "EnergyGrid(energies, width=0.2)."
+            )
+        if grid.step > STEP_OF_WIDTHS * grid.width:
+            raise ValueError(
+                f"grid must have steps of at most twice its width of {grid.width:g} eV, or states fall "
+                f"between its energies; got steps of {grid.step:g} eV. Take a finer grid, or a greater width."
             )
         if len(eigenvalues) != len(weights):
             raise ValueError(
@@ -132,6 +154,7 @@ width 0.5 eV>
             )
         if levels is not None and len(levels) != len(zeros):
             raise ValueError(f"levels must be of the {len(zeros)} structures; got {len(levels)}.")
+        electrons = np.full(len(zeros), np.nan) if levels is None else np.array(levels.n_electrons)
         curves, below = [], np.zeros(len(eigenvalues))
         for i, (found, share) in enumerate(zip(eigenvalues, weights, strict=True)):
             energies, parts = np.asarray(found, dtype=np.float64), np.asarray(share)
@@ -154,8 +177,10 @@ width 0.5 eV>
             states = energies - zeros[i], parts, degeneracy * of_k
             curves.append(broadened_states(*states, grid.energies, grid.width))
             below[i] = states_below(*states, grid.low, grid.width)
+            projected = filled_fraction(*states, float(electrons[i]))
+            electrons[i] *= projected if abs(projected - 1) > COMPLETE else 1.0
         known = (Levels.unknown(len(curves)) if levels is None else levels).moved(zeros)
-        known = replace(known, n_electrons=np.asarray(known.n_electrons) - below)
+        known = replace(known, n_electrons=electrons - below)
         return cls.from_arrays(curves, grid, species, levels=known, sources=sources)
 
     # ---- Other energies ----
@@ -186,13 +211,14 @@ width 0.5 eV>
             self, values=self.values[:, part], grid=self.grid.at(part), levels=levels, reference_total=total
         )
 
-    def resampled(self, energies: ArrayLike) -> LDOS:
+    def resampled(self, energies: ArrayLike | EnergyGrid) -> LDOS:
         """The same curves at other energies, by cubic splines.
 
         Parameters
         ----------
-        energies : array-like of shape (n_energies,)
-            eV, within the present ones, ascending in equal steps.
+        energies : array-like of shape (n_energies,) or EnergyGrid
+            eV, within the present ones, ascending in equal steps of at most two widths. A grid counts from
+            the same zero, and its width is that of the curves or None.
 
         Returns
         -------
@@ -201,9 +227,24 @@ width 0.5 eV>
         Raises
         ------
         ValueError
-            If an energy is beyond the present ones, where the curves are not known.
+            If an energy is beyond the present ones, where the curves are not known, steps are too wide, or a
+            grid has another zero or width.
         """
-        grid = EnergyGrid(energies, self.grid.width, self.grid.zero)  # type: ignore[arg-type]
+        if isinstance(energies, EnergyGrid):
+            if energies.zero != self.grid.zero:
+                raise ValueError(
+                    f"energies must count from the {zero_in_words(self.grid.zero)}, as the curves do; got a "
+                    f"grid from the {zero_in_words(energies.zero)}. Use aligned first, or pass grid.energies."
+                )
+            asked = energies.width
+            known = self.grid.width
+            if asked is not None and (known is None or not np.isclose(asked, known, rtol=1e-3)):
+                width = "unknown" if known is None else f"{known:g} eV"
+                raise ValueError(
+                    f"energies must be a grid of the width of the curves, {width}, or without one; got a "
+                    f"width of {asked:g} eV. Use broadened, or pass grid.energies."
+                )
+        grid = EnergyGrid(_array_of(energies), self.grid.width, self.grid.zero)
         tolerance = 1e-6 * self.grid.step
         if grid.low < self.grid.low - tolerance or grid.high > self.grid.high + tolerance:
             raise ValueError(
@@ -214,6 +255,12 @@ width 0.5 eV>
 
     def _at(self, grid: EnergyGrid, shifts: FloatArray) -> LDOS:
         """Curves on another grid, after the zero of each structure has moved up."""
+        if grid.width is not None and grid.step > STEP_OF_WIDTHS * grid.width:
+            raise ValueError(
+                f"energies must have steps of at most twice the width of {grid.width:g} eV, or peaks fall "
+                f"between them; got steps of {grid.step:g} eV. Broaden the curves first "
+                f"(broadened({grid.step / 2:g})), or choose a finer grid."
+            )
         values = np.empty((len(self.values), len(grid)))
         total = None if self.reference_total is None else np.empty((len(self), len(grid)))
         before = np.empty(len(self))
@@ -251,14 +298,19 @@ width 0.5 eV>
         Raises
         ------
         ValueError
-            If the present width is not known or greater (what was smeared out does not come back), or no
-            energies are left.
+            If `width` is no positive number, the present width is not known or greater (what was smeared out
+            does not come back), or no energies are left.
         """
+        asked: Any = width
+        if not (isinstance(asked, Real) and 0 < float(asked) < np.inf):
+            raise ValueError(
+                f"width must be the standard deviation of a Gaussian in eV, a positive number; got {width!r}."
+            )
         now = self.grid.width
         if now is None:
             raise ValueError(
                 "broadened needs the present width, which is not known; state it with "
-                "ldos.on_grid(EnergyGrid(ldos.energies, width=...))."
+                "ldos.on_grid(dataclasses.replace(ldos.grid, width=...))."
             )
         if width < now * (1 - 1e-6):
             raise ValueError(
@@ -297,19 +349,41 @@ width 0.5 eV>
         -------
         LDOS
             Levels are taken over as they are.
+
+        Raises
+        ------
+        TypeError
+            If `grid` is no EnergyGrid.
+        ValueError
+            If it has another number of energies.
         """
+        given: Any = grid
+        if not isinstance(given, EnergyGrid):
+            raise TypeError(
+                f"grid must be an EnergyGrid, which says zero and width; got {described(given)}. Pass "
+                "EnergyGrid(energies, width=..., zero=...)."
+            )
+        if len(grid) != len(self.grid):
+            raise ValueError(
+                f"grid must have as many energies as the curves, {len(self.grid)}; got {len(grid)}. Use "
+                "resampled to interpolate at other energies, or window to keep a part."
+            )
         return replace(self, grid=grid)
 
     def aligned(
-        self, zero: str = "auto", *, energies: ArrayLike | None = None, threshold: float = THRESHOLD
+        self,
+        zero: str = "auto",
+        *,
+        energies: ArrayLike | EnergyGrid | None = None,
+        threshold: float = THRESHOLD,
     ) -> LDOS:
         """Count the energies of every structure from a zero that means the same in all of them.
 
         Parameters
         ----------
         zero : {"auto", "vbm", "fermi", "onset", "centroid", "learned", "none"}, default="auto"
-            "vbm": highest occupied state, from `levels`; if it is not known of all structures, read off the
-            curves of all.
+            "vbm": highest occupied state, from `levels`; if it is not known of all structures, zero where
+            energies count from it already, else read off the curves of all.
             "fermi": the Fermi level, from `levels` or the number of electrons; it is arbitrary within the gap
             of an insulator. "onset": where the total density of states first exceeds a fraction of its
             highest value. "centroid": the mean energy of the states between the lowest energy of the
@@ -318,21 +392,23 @@ width 0.5 eV>
             "learned": wherever the curves of all structures lie best on each other, in least
             squares, the mean of the zeros staying where it is. "auto": "vbm" if every structure has a gap,
             else "fermi". "none" changes nothing.
-        energies : array-like of shape (n_energies,) or None, default=None
-            Of the result, eV from the new zero. None keeps the step and takes all energies that every
-            structure has.
+        energies : array-like of shape (n_energies,), EnergyGrid or None, default=None
+            Of the result, eV from the new zero, in steps of at most two widths; of a grid only its energies.
+            None keeps the step and takes all energies that every structure has.
         threshold : float, default=0.01
             Fraction of its highest value below which a density of states counts as zero.
 
         Returns
         -------
         LDOS
-            `levels.shift` tells what was subtracted.
+            `levels.shift` tells what was subtracted. The level that is the new zero is zero in `levels`, also
+            where it was read off the curves.
 
         Raises
         ------
         ValueError
-            If a structure has no such zero, or not all of the energies.
+            If a structure has no such zero, or not all of the energies, if steps are too wide, or if
+            `threshold` is no fraction.
 
         Notes
         -----
@@ -343,6 +419,7 @@ width 0.5 eV>
                 "zero must be 'auto', 'vbm', 'fermi', 'onset', 'centroid', 'learned' or 'none'; got "
                 f"{zero!r}."
             )
+        check_threshold(threshold)
         if zero == "none":
             return self if energies is None else self.resampled(energies)
         if not len(self):
@@ -359,7 +436,7 @@ width 0.5 eV>
                     f"{self.grid.high:g} eV. Leave structures out, or read files of wider windows."
                 )
             energies = step * np.arange(first, last + 1)
-        grid = EnergyGrid(energies, self.grid.width, name)  # type: ignore[arg-type]
+        grid = EnergyGrid(_array_of(energies), self.grid.width, name)
         tolerance = 1e-6 * self.grid.step
         outside = (grid.low + shifts < self.grid.low - tolerance) | (
             grid.high + shifts > self.grid.high + tolerance
@@ -373,7 +450,10 @@ width 0.5 eV>
                 f"energies must be known in every structure; {grid.low:g} to {grid.high:g} eV from the "
                 f"{zero_in_words(name)} are wanted and known are {first_few(cases)}."
             )
-        return self._at(grid, shifts)
+        moved = self._at(grid, shifts)
+        if name == "fermi":
+            return moved.with_levels(fermi=0.0)
+        return moved.with_levels(vbm=0.0) if name == "vbm" else moved
 
     def _mean_occupied(self) -> FloatArray:
         """Mean energy of the states up to the Fermi level; NaN where that is not known or there are none."""
@@ -401,6 +481,8 @@ width 0.5 eV>
         else:
             known = np.asarray(self.levels.vbm)
             # not a mixture: broadened edges lie some two widths above those of the states
+            if self.grid.zero == "vbm":
+                known = np.nan_to_num(known)
             found = self.band_edges(threshold)[0] if np.isnan(known).any() else known
             why = "no gap was found around a known Fermi level; use zero='fermi'"
         if zero == "fermi" or (zero == "auto" and np.isnan(found).any()):
@@ -413,3 +495,8 @@ width 0.5 eV>
                 f"zero={name!r} must exist in every structure; {first_few(missing)} has none: {why}."
             )
         return found, "vbm" if zero == "auto" else zero
+
+
+def _array_of(energies: ArrayLike | EnergyGrid) -> FloatArray:
+    """Energies as they are, for `EnergyGrid` to check."""
+    return energies.energies if isinstance(energies, EnergyGrid) else energies  # type: ignore[return-value]

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import Bunch
 
-from tinynet_sklearn._validation import first_few
+from tinynet_sklearn._validation import described, first_few
 from tinynet_sklearn.calculations import Calculation, refusal
 from tinynet_sklearn.containers import PerAtomArray
 from tinynet_sklearn.deepmd_files import read_deepmd
 from tinynet_sklearn.energy_grid import EnergyGrid
+from tinynet_sklearn.frames import FloatArray
 from tinynet_sklearn.ldos import LDOS
 from tinynet_sklearn.run_locations import Run, find_runs
 from tinynet_sklearn.siesta_files import read_siesta
@@ -32,6 +33,12 @@ __all__ = ["read_ldos", "read_runs"]
 
 #: Zeros of energy that each run can be counted from on its own.
 ZEROS = ("absolute", "fermi", "vbm", "onset", "centroid")
+
+#: Of these, those that depend on where the energies of a file begin.
+FROM_THE_LOW_END = ("onset", "centroid")
+
+#: Files begin at the same energy if it differs by no more than this, eV.
+SAME_BEGINNING = 0.1
 
 
 @dataclass(frozen=True)
@@ -57,12 +64,15 @@ def read_ldos(
 ) -> Bunch:
     """Read local densities of states of atoms, with the structures and forces they belong to.
 
+    Angular momenta and spins are summed: there is one curve for each atom.
+
     ==========  ==============================================================================================
     format      files
     ==========  ==============================================================================================
     "siesta"    ``.PDOS.xml`` or ``.PDOS``, with ``.XV`` (or ``.STRUCT_OUT``, ``.fdf``), ``.FA``, ``.EIG``,
                 ``.DOS`` and ``.fdf`` beside it; needs sisl
-    "vasp"      ``vasprun.xml``, ``vasprun.xml.gz`` with LORBIT = 11
+    "vasp"      ``vasprun.xml``, ``vasprun.xml.gz`` with LORBIT = 10, 11 or 12; of a relaxation or molecular
+                dynamics, the last step, which alone has densities of states (`read_runs` reads all)
     "states"    ``.npz`` of eigenvalues and weights of states, with structures in an ``.extxyz`` beside it;
                 needs `energies` and `width`
     "deepmd"    a folder with ``type.raw`` and ``set.*/atom_dos.npy``; needs `energies`
@@ -73,7 +83,7 @@ def read_ldos(
     path : str or path-like
         One file, the folder of one run (or several), or a folder whose sub-folders are runs, taken in the
         natural order of their names (``run2`` before ``run10``). Sub-folders without files of a run are
-        skipped.
+        skipped. So are files beside them that no results belong to, such as an ``INCAR`` for all.
     format : {"siesta", "vasp", "states", "deepmd"} or None, default=None
         None finds it out.
     energies : EnergyGrid, array-like of shape (n_energies,) or None, default=None
@@ -87,7 +97,10 @@ def read_ldos(
         must be one.
     zero : {"absolute", "fermi", "vbm", "onset", "centroid"} or None, default=None
         Where energies are counted from in each structure; None is "absolute", the zero of the calculation.
-        See `LDOS.aligned`, which also has "auto" and "learned", for all structures together.
+        See `LDOS.aligned`, which also has "auto" and "learned". "vbm" is that of the eigenvalues if all runs
+        have them, else it is read off the curves of all. "onset" and "centroid" depend on the lowest energy
+        of the files (after broadening to `width`), whatever `energies` begins with: it must be the same in
+        all, to 0.1 eV, on the scale of the calculations or from their Fermi levels, and should lie in a gap.
     spin : {"refuse", "sum"}, default="refuse"
         What to do with spin-polarised calculations: refuse them or add the two channels. Non-collinear ones
         are refused.
@@ -132,13 +145,12 @@ def read_ldos(
     >>> data.structures, data.target  # doctest: +SKIP
     """
     wishes = _wishes(energies, width, zero, spin, structures)
+    place = _place(path)
     found = _read_all(
-        Path(path), format, True, lambda run: [_wished(item, run, wishes) for item in _curves(run, wishes)]
+        place, format, True, lambda run: [_wished(item, run, wishes) for item in _curves(run, wishes)]
     )
-    curves = [item.ldos for item in found if item.ldos is not None]
-    if wishes.energies is None and wishes.zero != "absolute":
-        curves = _on_shared_energies(curves, wishes.zero)
-    _check_one_grid(Path(path), curves)
+    curves = _aligned(place, [item.ldos for item in found if item.ldos is not None], wishes)
+    _check_one_grid(place, curves)
     return Bunch(target=np.concatenate(curves), **_common(found))
 
 
@@ -148,7 +160,8 @@ def read_runs(path: str | PathLike[str], *, format: str | None = None) -> Bunch:
     Parameters
     ----------
     path : str or path-like
-        As in `read_ldos`. For SIESTA, ``.XV`` and ``.FA`` are enough.
+        As in `read_ldos`. For SIESTA, ``.XV`` and ``.FA`` are enough. A ``vasprun.xml`` of a relaxation or
+        molecular dynamics gives all its ionic steps.
     format : {"siesta", "vasp", "states", "deepmd"} or None, default=None
         None finds it out.
 
@@ -168,9 +181,9 @@ def read_runs(path: str | PathLike[str], *, format: str | None = None) -> Bunch:
     ------
     FileNotFoundError
         If there is nothing at `path`, or a file of the run is missing.
-    ValueError
-        If no run is found, or files are damaged or do not fit together. Problems of several runs are reported
-        together.
+    TypeError, ValueError
+        If `path` is none, no run is found, or files are damaged or do not fit together. Problems of several
+        runs are reported together.
 
     Examples
     --------
@@ -178,7 +191,14 @@ def read_runs(path: str | PathLike[str], *, format: str | None = None) -> Bunch:
     >>> runs = read_runs("runs")  # doctest: +SKIP
     >>> runs.structures, runs.forces  # doctest: +SKIP
     """
-    return Bunch(**_common(_read_all(Path(path), format, False, _without_curves)))
+    return Bunch(**_common(_read_all(_place(path), format, False, _without_curves)))
+
+
+def _place(path: str | PathLike[str]) -> Path:
+    try:
+        return Path(path)
+    except TypeError as error:
+        raise TypeError(f"path must be that of a file or folder; got {described(path)}.") from error
 
 
 def _wishes(
@@ -201,7 +221,7 @@ def _wishes(
         )
     grid = None
     if energies is not None:
-        grid = EnergyGrid(energies.energies if isinstance(energies, EnergyGrid) else np.asarray(energies))
+        grid = EnergyGrid(energies.energies if isinstance(energies, EnergyGrid) else energies)  # type: ignore[arg-type]
         grid = replace(grid, width=width, zero=zero)
     elif width is not None:
         EnergyGrid(np.arange(2.0), width)  # is it a width?
@@ -268,10 +288,8 @@ def _wished(item: Calculation, run: Run, wishes: _Wishes) -> Calculation:
     try:
         if wishes.width is not None:
             ldos = ldos.broadened(wishes.width)
-        if wishes.energies is not None:
-            energies = wishes.energies.energies
-            same_zero = wishes.zero == "absolute"
-            ldos = ldos.resampled(energies) if same_zero else ldos.aligned(wishes.zero, energies=energies)
+        if wishes.energies is not None and wishes.zero == "absolute":
+            ldos = ldos.resampled(wishes.energies.energies)
     except ValueError as error:
         raise refusal(item.source, str(error)) from error
     return replace(item, ldos=ldos)
@@ -280,9 +298,64 @@ def _wished(item: Calculation, run: Run, wishes: _Wishes) -> Calculation:
 # ---- Bringing together ----
 
 
-def _on_shared_energies(curves: list[LDOS], zero: str) -> list[LDOS]:
-    """Curves of single structures counted from a zero, at all energies that they share."""
-    grids = [part.aligned(zero).grid for part in curves]
+def _aligned(path: Path, curves: list[LDOS], wishes: _Wishes) -> list[LDOS]:
+    """Curves of single structures counted from the zero that the caller wants, found alike in all of them."""
+    zero = wishes.zero
+    # those of states and of DeePMD-kit already are
+    moved = [i for i, part in enumerate(curves) if part.grid.zero != zero]
+    if not moved:
+        return curves
+    if zero in FROM_THE_LOW_END:
+        _check_one_beginning(path, [curves[i] for i in moved], zero)
+    edges = np.concatenate([np.asarray(curves[i].levels.vbm) for i in moved])
+    known = zero != "vbm" or bool(np.isfinite(edges).all())
+    if not known and len(moved) < len(curves):
+        there = next(part for part in curves if part.grid.zero == zero)
+        missing = curves[moved[int(np.isnan(edges).argmax())]]
+        raise ValueError(
+            f"zero='vbm' must be known in all runs in {path}, or be read off the curves of all; got one from "
+            f"{there.sources[0]}, which is known, and none from {missing.sources[0]}. Read them separately, "
+            "or use zero='fermi'."
+        )
+    if wishes.energies is not None:
+        energies = wishes.energies.energies
+    else:
+        energies = _shared_energies([_from_zero(curves[i], zero, known).grid for i in moved], zero)
+    result, problems = list(curves), []
+    for i in moved:
+        try:
+            result[i] = _from_zero(curves[i], zero, known, energies)
+        except ValueError as error:
+            problems.append(str(refusal(curves[i].sources[0], str(error))))
+    if problems and len(curves) == 1:
+        raise ValueError(problems[0])
+    raise_problems(f"{len(problems)} of {len(curves)} structures in {path} cannot be read", problems)
+    return result
+
+
+def _from_zero(part: LDOS, zero: str, known: bool, energies: FloatArray | None = None) -> LDOS:
+    """Curves of a structure counted from a zero: a band edge that is known of all, or one of the curves."""
+    if not known:
+        part = replace(part, levels=replace(part.levels, vbm=np.full(len(part), np.nan)))
+    return part.aligned(zero, energies=energies)
+
+
+def _check_one_beginning(path: Path, curves: list[LDOS], zero: str) -> None:
+    """Refuse files that begin at different energies, for a zero that depends on it."""
+    lows = np.array([part.grid.low for part in curves])
+    from_fermi = lows - np.concatenate([part.known_fermi() for part in curves])
+    if any(np.ptp(values) <= SAME_BEGINNING for values in (lows, from_fermi)):  # NaN is not
+        return
+    ends = [f"{lows[i]:g} eV in {curves[i].sources[0]}" for i in (lows.argmin(), lows.argmax())]
+    raise ValueError(
+        f"zero={zero!r} depends on the lowest energy, which must be the same in all runs in {path}; got "
+        f"{' and '.join(ends)}. Read them with zero='fermi' or 'vbm' and energies= that begin in a gap, then "
+        f"use LDOS.aligned({zero!r})."
+    )
+
+
+def _shared_energies(grids: list[EnergyGrid], zero: str) -> FloatArray:
+    """All energies from a zero that are in all grids, in the widest of their steps."""
     step = max(grid.step for grid in grids)
     first = np.ceil(max(grid.low for grid in grids) / step - 1e-6)
     last = np.floor(min(grid.high for grid in grids) / step + 1e-6)
@@ -291,7 +364,7 @@ def _on_shared_energies(curves: list[LDOS], zero: str) -> list[LDOS]:
             f"runs must share energies; got none from zero={zero!r} that is in all of them. Leave runs out, "
             "or calculate wider windows."
         )
-    return [part.aligned(zero, energies=step * np.arange(first, last + 1)) for part in curves]
+    return np.asarray(step * np.arange(first, last + 1))
 
 
 def _check_one_grid(path: Path, curves: list[LDOS]) -> None:

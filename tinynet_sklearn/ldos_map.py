@@ -234,12 +234,11 @@ class LDOSMapDisplay:
         return self
 
     def _levels(self) -> dict[str, FloatArray]:
-        """Levels within the window by name; one that is zero of the grid is known to be zero."""
+        """Levels within the window by name, as far as the structures know them."""
         grid = self.ldos.grid
         found: dict[str, FloatArray] = {}
         for key, (name, _) in _LEVELS.items():
             level = np.asarray(getattr(self.ldos.levels, key), dtype=np.float64)
-            level = np.zeros(len(self.ldos)) if grid.zero == key else level
             if ((level > grid.low) & (level < grid.high)).any():
                 found[name] = level
         return found

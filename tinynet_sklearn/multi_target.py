@@ -1,18 +1,18 @@
 """`MultiTargetRegressor`: several regressors on the same features, such as one of forces and one of the LDOS.
 
-Features are the expensive part of a step, and networks are small: what an embedding can tell of atoms, it may
-tell all at once.
+What an embedding can tell of atoms, it may tell all at once: a pipeline makes the features once for all of
+its regressors. (The compiled path of `TinyNetCalculator` evaluates one regressor after the other.)
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.base import MultiOutputMixin, RegressorMixin, clone
+from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin, clone
 from sklearn.utils import Bunch
 from sklearn.utils.metaestimators import _BaseComposition
 from sklearn.utils.validation import check_is_fitted
@@ -20,12 +20,63 @@ from sklearn.utils.validation import check_is_fitted
 from tinynet_sklearn._validation import described
 from tinynet_sklearn.target_sets import TargetSet
 
-__all__ = ["MultiTargetRegressor", "predicts_energy"]
+__all__ = ["MultiTargetRegressor", "predicts_energy", "target_scorer"]
 
 
 def predicts_energy(regressor: Any) -> bool:
     """Whether a regressor knows energies: ``predict(X, output="all")``."""
     return "output" in inspect.signature(regressor.predict).parameters
+
+
+def target_scorer(name: str, scorer: Callable[[Any, Any, Any], float]) -> Callable[[Any, Any, Any], float]:
+    """Scorer of a `MultiTargetRegressor`, or a pipeline that ends in one, by one kind of its targets.
+
+    Parameters
+    ----------
+    name : str
+        Of the targets.
+    scorer : callable
+        Scorer of a regressor of these targets alone, such as ``ldos_rmse_scorer``.
+
+    Returns
+    -------
+    callable
+        For ``GridSearchCV(scoring=...)`` and ``cross_validate``, with a `TargetSet` as y.
+
+    Examples
+    --------
+    >>> from tinynet_sklearn.ldos_metrics import ldos_rmse_scorer
+    >>> from tinynet_sklearn.metrics import force_rmse_scorer
+    >>> scoring = {
+    ...     "forces": target_scorer("forces", force_rmse_scorer),
+    ...     "ldos": target_scorer("ldos", ldos_rmse_scorer),
+    ... }
+    """
+    return _TargetScorer(name, scorer)
+
+
+class _TargetScorer:
+    """What `target_scorer` returns; a class, so that workers can be sent it."""
+
+    def __init__(self, name: str, scorer: Callable[[Any, Any, Any], float]) -> None:
+        self.name, self.scorer = name, scorer
+
+    def __call__(self, estimator: Any, X: Any, y: Any) -> float:
+        return float(self.scorer(_OneOf(estimator, self.name), X, y[self.name]))
+
+
+class _OneOf(RegressorMixin, BaseEstimator):  # type: ignore[misc, unused-ignore]
+    """One kind of predictions of a fitted estimator, as scorers want it."""
+
+    def __init__(self, estimator: Any, name: str) -> None:
+        self.estimator = estimator
+        self.name = name
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def predict(self, X: Any) -> Any:
+        return self.estimator.predict(X)[self.name]
 
 
 class MultiTargetRegressor(MultiOutputMixin, RegressorMixin, _BaseComposition):  # type: ignore[misc, unused-ignore]

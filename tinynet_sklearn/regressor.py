@@ -423,7 +423,7 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         grid = y.grid if isinstance(y, LDOS) else None
         previous = self._previous_networks(targets.shape[1], grid, before)
         samples = self._samples(atoms, targets, grid, sample_weight, groups, rng)
-        check_curve_settings(self, samples.vector, targets.shape[1])
+        check_curve_settings(self, samples.vector, targets.shape[1], len(np.unique(atoms.species)))
         keys = [int(key) for key in np.unique(network_keys(samples.atoms, self.networks))]
         members = [tuple(keys)] if self.networks == "shared" else [(key,) for key in keys]
         tasks = [prepare_task(group, samples, previous.get(group[0]), self, rng) for group in members]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tinynet_sklearn.calculations import refusal
 from tinynet_sklearn.deepmd_files import is_deepmd
-from tinynet_sklearn.siesta_files import siesta_label, siesta_runs
+from tinynet_sklearn.siesta_files import siesta_has_results, siesta_label, siesta_runs
+from tinynet_sklearn.state_files import has_states
 from tinynet_sklearn.vasp_files import is_vasprun
 
 __all__ = ["FORMATS", "Run", "find_runs"]
@@ -40,7 +41,8 @@ def find_runs(path: Path, format: str | None, projected: bool) -> list[Run]:
     Parameters
     ----------
     path : Path
-        A file of a run, the folder of one or several, or a folder of such folders.
+        A file of a run, the folder of one or several, or a folder of such folders. Where only sub-folders
+        have results, files of runs beside them, as an ``INCAR`` that they share, are left out.
     format : str or None
         One of `FORMATS`; None takes all.
     projected : bool
@@ -56,7 +58,7 @@ def find_runs(path: Path, format: str | None, projected: bool) -> list[Run]:
     FileNotFoundError
         If there is nothing at the path.
     ValueError
-        If the format is none of those, or there is no run.
+        If the format is none of those, or not that of the file, or there is no run.
     """
     if format is not None and format not in FORMATS:
         raise ValueError(
@@ -79,27 +81,48 @@ def find_runs(path: Path, format: str | None, projected: bool) -> list[Run]:
 def _of_file(path: Path, format: str | None) -> Run | None:
     """The run that a file is of, by the format or else the name."""
     label = siesta_label(path)
-    if format == "vasp" or (format is None and is_vasprun(path)):
-        return Run("vasp", path)
-    if format == "states" or (format is None and path.suffix == ".npz"):
-        return Run("states", path)
-    if format == "deepmd":
-        return Run("deepmd", path.parent)
-    return None if label is None else Run("siesta", label)
+    named = None if label is None else "siesta"
+    if is_vasprun(path):
+        named = "vasp"
+    elif path.suffix == ".npz":
+        named = "states"
+    if format is not None and named not in (None, format):
+        raise refusal(
+            path,
+            f"by its name it is of the format {named!r}; got format={format!r}. Leave format out, or rename "
+            "the file.",
+        )
+    found = format or named
+    if found == "siesta":
+        return None if label is None else Run("siesta", label)
+    return None if found is None else Run(found, path.parent if found == "deepmd" else path)
 
 
 def _in_folders(path: Path, format: str | None, projected: bool) -> list[Run]:
-    """Runs in a folder; if there are none, those in its sub-folders."""
+    """Runs in a folder; if none of them has results, those in its sub-folders, if one of those has."""
     runs = list(_in_folder(path, format, projected))
-    if not runs:
-        folders = sorted((inner for inner in path.iterdir() if inner.is_dir()), key=_natural)
-        runs = [run for folder in folders for run in _in_folder(folder, format, projected)]
+    if not any(_has_results(run, projected) for run in runs):
+        folders = sorted((item for item in path.iterdir() if item.is_dir()), key=_natural)
+        inner = [run for folder in folders for run in _in_folder(folder, format, projected)]
+        if not runs or any(_has_results(run, projected) for run in inner):
+            runs = inner
     if not runs:
         wanted = list(FORMATS.values()) if format is None else [FORMATS[format]]
         raise refusal(
             path, f"there are no {' or '.join(wanted)} in it or its sub-folders. Pass a folder of runs."
         )
     return runs
+
+
+def _has_results(run: Run, projected: bool) -> bool:
+    """Whether a run has what its program writes, and not just what it reads."""
+    if run.format == "siesta":
+        return siesta_has_results(run.path, projected)
+    if run.format == "states":
+        return has_states(run.path)
+    if run.format == "deepmd":
+        return any(run.path.glob("set.*"))
+    return run.path.is_file()
 
 
 def _in_folder(folder: Path, format: str | None, projected: bool) -> Iterator[Run]:

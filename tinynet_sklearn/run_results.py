@@ -10,6 +10,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
+from tinynet_sklearn.energy_grid import EnergyGrid
 from tinynet_sklearn.frames import FloatArray
 from tinynet_sklearn.integrators import degrees_of_freedom
 from tinynet_sklearn.ldos import LDOS
@@ -95,17 +96,18 @@ class DynamicsResult:
         Raises
         ------
         ValueError
-            If the model predicts none, or does not know their energies.
+            If frames have none, or on different energies, as after a restart with another model.
         """
-        grid = getattr(self.atoms.calc, "ldos_grid", None)
-        curves = [frame.info["dos"] for frame in self.frames() if "dos" in frame.info]
-        if grid is None or not curves:
+        notes = [frame.info for frame in self.frames()]
+        missing = sum("dos" not in note for note in notes)
+        if missing or not notes:
             raise ValueError(
-                "dos needs a model of densities of states that was fitted on an LDOS, and frames; got "
-                f"{len(curves)} curves, {'without' if grid is None else 'with'} energies. Run the dynamics "
-                "with a MultiTargetRegressor of forces and LDOS."
+                "dos needs a density of states in every frame, as of a model that was fitted on an LDOS; it "
+                f"is missing in {missing} of {len(notes)} frames. Run the dynamics with a "
+                "MultiTargetRegressor of forces and LDOS from its beginning."
             )
-        return LDOS.from_arrays([curve[None] for curve in curves], grid)
+        parts = [LDOS.from_arrays([note["dos"][None]], _grid_of(note)) for note in notes]
+        return np.concatenate(parts)  # type: ignore[return-value]
 
     def production(self) -> dict[str, FloatArray]:
         """Return the table without the equilibration."""
@@ -227,3 +229,11 @@ def has_energy(atoms: Atoms) -> bool:
 
 def _mean(values: NDArray[Any]) -> float:
     return float(np.mean(values)) if len(values) else float("nan")
+
+
+def _grid_of(note: dict[str, Any]) -> EnergyGrid:
+    """Energies of the density of states of a frame."""
+    low, high = note["dos_energies"]
+    width = float(note["dos_width"])
+    energies = np.linspace(low, high, len(note["dos"]))
+    return EnergyGrid(energies, None if np.isnan(width) else width, str(note["dos_zero"]))

@@ -44,6 +44,7 @@ from tinynet_sklearn.calculations import (
     check_spin,
     grid_of_file,
     levels_of_states,
+    loaded_table,
     of_one_calculation,
     refusal,
     require_file,
@@ -53,7 +54,7 @@ from tinynet_sklearn.energy_grid import EnergyGrid, Levels
 from tinynet_sklearn.frames import FloatArray
 from tinynet_sklearn.ldos import LDOS
 
-__all__ = ["read_siesta", "siesta_label", "siesta_runs"]
+__all__ = ["read_siesta", "siesta_has_results", "siesta_label", "siesta_runs"]
 
 #: Endings of projected densities of states; the first has more digits.
 PROJECTED = (".PDOS.xml", ".PDOS", ".PDOS.xml.gz", ".PDOS.gz")
@@ -68,7 +69,15 @@ OTHERS = (".FA", ".EIG", ".DOS", ".fdf")
 SAME_PLACE = 0.01
 
 #: Units of energy in the input, eV.
-UNITS = {"ev": 1.0, "mev": 1e-3, "ry": float(Rydberg), "mry": 1e-3 * float(Rydberg), "ha": float(Hartree)}
+UNITS = {
+    "ev": 1.0,
+    "mev": 1e-3,
+    "ry": float(Rydberg),
+    "mry": 1e-3 * float(Rydberg),
+    "ha": float(Hartree),
+    "mha": 1e-3 * float(Hartree),
+    "hartree": float(Hartree),
+}
 
 #: Energies of .DOS have five decimals.
 LAST_DIGIT = 1e-5
@@ -97,6 +106,11 @@ def siesta_runs(folder: Path, projected: bool) -> list[Path]:
         if found:
             return sorted(label for label in found if label is not None)
     return []
+
+
+def siesta_has_results(label: Path, projected: bool) -> bool:
+    """Whether a run has what SIESTA writes: projected densities of states if wanted, else a geometry."""
+    return any(_of(label, ending).is_file() for ending in (PROJECTED if projected else GEOMETRIES))
 
 
 def read_siesta(label: Path, *, spin: str = "refuse", projected: bool = True) -> list[Calculation]:
@@ -213,11 +227,7 @@ def _forces(path: Path, atoms: Atoms) -> FloatArray | None:
     """Forces in eV/Angstrom, the unit of the file; None where there is none."""
     if not path.exists():
         return None
-    require_file(path)
-    try:
-        rows = np.loadtxt(path, skiprows=1, ndmin=2)
-    except ValueError as error:
-        raise unparsed(path, error) from error
+    rows = loaded_table(path, skip=1)
     if rows.shape != (len(atoms), 4):
         raise refusal(
             path,
@@ -316,11 +326,17 @@ def _total(path: Path, energies: FloatArray) -> FloatArray | None:
     """Total density of states, states/eV; None where there is none on these energies."""
     if not path.is_file():
         return None
-    try:
-        table = np.loadtxt(path, ndmin=2)
-    except ValueError as error:
-        raise unparsed(path, error) from error
-    if len(table) != len(energies) or np.abs(table[:, 0] - energies).max() > 2 * LAST_DIGIT:
+    table = loaded_table(path)
+    n = min(len(table), len(energies))
+    same = np.abs(table[:n, 0] - energies[:n]) <= 2 * LAST_DIGIT
+    # up to the last row, which may end within its energy
+    if table.shape[1] < 2 or (len(table) <= len(energies) and same[:-1].all() and same.sum() < len(energies)):
+        raise refusal(
+            path,
+            f"it ends after {same.sum()} of the {len(energies)} energies of the projected densities of "
+            f"states. {DAMAGED}",
+        )
+    if len(table) != len(energies) or not same.all():
         return None
     channels = table[:, 1:]
     return np.asarray(channels.sum(axis=1) * (2.0 if channels.shape[1] == 1 else 1.0))
@@ -346,8 +362,9 @@ def _width(label: Path) -> float | None:
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise refusal(
             path,
-            "%block ProjectedDensityOfStates must hold [EF] low high width n unit, with a unit of "
-            f"{', '.join(UNITS)}; got {' '.join(map(str, block[0])) if block else 'nothing'}. Correct it.",
+            "%block ProjectedDensityOfStates must hold [EF] low high width n unit, with a unit of eV, meV, "
+            "Ry, mRy, Ha, mHa or Hartree; got "
+            f"{' '.join(map(str, block[0])) if block else 'nothing'}. Correct it.",
         ) from error
 
 

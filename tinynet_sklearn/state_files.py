@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
@@ -34,7 +35,7 @@ from tinynet_sklearn.energy_grid import EnergyGrid, Levels
 from tinynet_sklearn.io import read_structures, stored_forces
 from tinynet_sklearn.ldos import LDOS
 
-__all__ = ["read_states"]
+__all__ = ["has_states", "read_states"]
 
 #: Arrays that must be there.
 NEEDED = ("eigenvalues", "state_weights", "k_weights")
@@ -44,6 +45,15 @@ ADDITIONS = ("", "_ldos", "_states")
 
 #: Weights of the points k sum to one to within this.
 SUM_OF_WEIGHTS = 1e-3
+
+
+def has_states(path: Path) -> bool:
+    """Whether a file of NumPy has the arrays of a file of states; False if it cannot be opened."""
+    try:
+        with ZipFile(path) as file:
+            return {f"{name}.npy" for name in NEEDED} <= set(file.namelist())
+    except (BadZipFile, OSError):
+        return False
 
 
 def read_states(

@@ -12,7 +12,7 @@ from tinynet_sklearn.target_maps import TargetMap, fit_linear_targets, fit_linke
 __all__ = ["check_curve_settings", "fit_target_map", "learns_plain"]
 
 
-def check_curve_settings(settings: Any, vector: bool, n_columns: int) -> None:
+def check_curve_settings(settings: Any, vector: bool, n_columns: int, n_species: int) -> None:
     """Refuse parameters for curves that do not go together.
 
     Parameters
@@ -23,6 +23,8 @@ def check_curve_settings(settings: Any, vector: bool, n_columns: int) -> None:
         Whether targets are vectors.
     n_columns : int
         Of the targets.
+    n_species : int
+        In the training data.
 
     Raises
     ------
@@ -54,6 +56,12 @@ def check_curve_settings(settings: Any, vector: bool, n_columns: int) -> None:
         )
     if not asked["output"]:
         return
+    if settings.output == "normalized" and settings.networks == "shared" and n_species > 1:
+        raise ValueError(
+            "output='normalized' fixes one number of states for all atoms of a network; got "
+            f"networks='shared' for {n_species} species, which have different ones. Use "
+            "networks='per-species'."
+        )
     if asked["n_components"]:
         raise ValueError(
             f"output={settings.output!r} needs all columns of the targets, for a sum of components may be "

@@ -1,5 +1,8 @@
 """Runs of VASP: ``vasprun.xml`` with projected densities of states, through pymatgen.
 
+*Steps.* Of a relaxation or molecular dynamics, geometries, forces and energies of all ionic steps are read.
+Densities of states are those of the last, since VASP calculates them once, at the end.
+
 *Energies* are those of the file, absolute. VASP's density of states at an energy is the mean over the step
 that ends there, so its curves lie half a step above Gaussians at its eigenvalues. This is left as it is.
 
@@ -23,8 +26,9 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from tinynet_sklearn._validation import users_level
+from tinynet_sklearn._validation import first_few, users_level
 from tinynet_sklearn.calculations import (
+    DAMAGED,
     Calculation,
     check_spin,
     grid_of_file,
@@ -52,7 +56,7 @@ def is_vasprun(path: Path) -> bool:
 
 
 def read_vasp(path: Path, *, spin: str = "refuse", projected: bool = True) -> list[Calculation]:
-    """Read the last step of one run.
+    """Read one run.
 
     Parameters
     ----------
@@ -61,12 +65,13 @@ def read_vasp(path: Path, *, spin: str = "refuse", projected: bool = True) -> li
     spin : {"refuse", "sum"}, default="refuse"
         What to do with two channels of spin.
     projected : bool, default=True
-        Whether to read densities of states.
+        Whether to read densities of states, and only the step that they are of, the last. Without them, all
+        ionic steps are read.
 
     Returns
     -------
     list of Calculation
-        Of one; its energy is the free energy, of which the forces are derivatives.
+        One per step. Energies are free energies, of which the forces are derivatives.
 
     Raises
     ------
@@ -78,29 +83,47 @@ def read_vasp(path: Path, *, spin: str = "refuse", projected: bool = True) -> li
     UserWarning
         If the electrons did not converge.
     """
-    run, step, converged = _parsed(require_file(path), projected)
-    # where the atoms were for these electrons; the geometry at the end of the file may be a step further
-    structure = step["structure"] or run.final_structure
-    atoms = Atoms(
+    run, steps, failed = _parsed(require_file(path), projected)
+    if failed:
+        which, them = "the last step", "it"
+        if failed != [len(steps) - 1]:
+            which = f"{len(failed)} of {len(steps)} steps ({first_few(list(map(str, failed)))})"
+            them = "them"
+        warnings.warn(
+            f"{path}: the electrons of {which} did not converge. Repeat {them} with a greater NELM, or leave "
+            f"{them} out.",
+            stacklevel=users_level(),
+        )
+    if projected:
+        atoms = _atoms(path, run, steps, len(steps) - 1)
+        return [_calculation(str(path), atoms, steps[-1], _ldos(path, run, atoms, spin))]
+    sources = [f"{path}, step {i}" for i in range(len(steps))] if len(steps) > 1 else [str(path)]
+    return [_calculation(sources[i], _atoms(path, run, steps, i), step) for i, step in enumerate(steps)]
+
+
+def _atoms(path: Path, run: Any, steps: list[dict[str, Any]], i: int) -> Atoms:
+    """Where the atoms were in a step; the geometry at the end of the file may be a step further."""
+    structure = steps[i]["structure"]
+    if structure is None and i == len(steps) - 1:
+        structure = run.final_structure
+    if structure is None:
+        raise refusal(path, f"step {i} has no structure. {DAMAGED}")
+    return Atoms(
         [site.specie.Z for site in structure],
         positions=structure.cart_coords,
         cell=structure.lattice.matrix,
         pbc=True,
     )
-    if not converged:
-        warnings.warn(
-            f"{path}: the electrons of the last step did not converge. Repeat it with a greater NELM, or "
-            "leave it out.",
-            stacklevel=users_level(),
-        )
-    ldos = _ldos(path, run, atoms, spin) if projected else None
+
+
+def _calculation(source: str, atoms: Atoms, step: dict[str, Any], ldos: LDOS | None = None) -> Calculation:
     forces = step.get("forces")
     known = None if forces is None else np.asarray(forces, dtype=np.float64)
-    return [Calculation(str(path), atoms, ldos, known, float(step.get("e_fr_energy", np.nan)))]
+    return Calculation(source, atoms, ldos, known, float(step.get("e_fr_energy", np.nan)))
 
 
-def _parsed(path: Path, projected: bool) -> tuple[Any, dict[str, Any], bool]:
-    """Run of pymatgen, its last step, and whether the electrons of that converged."""
+def _parsed(path: Path, projected: bool) -> tuple[Any, list[dict[str, Any]], list[int]]:
+    """Run of pymatgen, its steps, and those of them, if wanted, whose electrons did not converge."""
     from pymatgen.io.vasp.outputs import UnconvergedVASPWarning, Vasprun
 
     try:
@@ -108,7 +131,12 @@ def _parsed(path: Path, projected: bool) -> tuple[Any, dict[str, Any], bool]:
             # Of unconverged electrons the caller hears in our words; an unfinished relaxation is no matter.
             warnings.simplefilter("ignore", UnconvergedVASPWarning)
             run = Vasprun(path, parse_dos=projected, parse_eigen=projected, parse_potcar_file=False)
-        return run, run.ionic_steps[-1], bool(run.converged_electronic)
+        steps, last = run.ionic_steps, len(run.ionic_steps) - 1
+        failed = [] if run.converged_electronic else [last]
+        if not projected and not run.incar.get("ML_LMLFF"):
+            rounds = [len(step["electronic_steps"]) for step in steps[:-1]]
+            failed = [i for i, n in enumerate(rounds) if n >= run.parameters["NELM"]] + failed
+        return run, steps, failed
     except Exception as error:  # whatever the parser runs into, the XML or what it misses in it
         raise unparsed(path, error) from error
 
@@ -120,7 +148,8 @@ def _ldos(path: Path, run: Any, atoms: Atoms, spin: str) -> LDOS:
     if getattr(run, "dos_has_errors", True) or not run.pdos:
         raise refusal(
             path,
-            "it has no projected densities of states. Set LORBIT = 11 in the INCAR and run VASP again.",
+            "it has no projected densities of states. Set LORBIT = 10, 11 or 12 in the INCAR and run VASP "
+            "again.",
         )
     total = np.array(list(run.tdos.densities.values()))  # (n_spins, n_energies)
     check_spin(path, len(total), spin)

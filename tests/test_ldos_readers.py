@@ -509,7 +509,7 @@ def test_without_sisl_there_are_geometries_and_forces(siesta, monkeypatch):
     monkeypatch.setitem(sys.modules, "sisl", None)
     monkeypatch.setitem(sys.modules, "sisl.io.siesta", None)
     assert refused(siesta, ImportError) == (
-        f"cannot read {siesta / 'salt.PDOS'} without sisl. Install it: pip install tinynet-sklearn[siesta]"
+        f"cannot read {siesta / 'salt.PDOS'} without sisl. Install it: pip install sisl"
     )
     assert_array_equal(read_runs(siesta).forces[0], FORCES)
 

@@ -200,7 +200,7 @@ class LDOSMapDisplay:
         LDOSMapDisplay
             self
         """
-        ax = new_axes(6.4, 3.6) if ax is None else ax
+        ax = new_axes(6.4, 3.9) if ax is None else ax
         self.ax_, self.figure_ = ax, ax.figure
         grid = self.ldos.grid
         places = np.arange(len(self.values), dtype=np.float64) if self.times is None else self.times

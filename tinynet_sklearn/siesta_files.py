@@ -153,7 +153,7 @@ def _sisl(path: Path) -> Any:
         import sisl.io.siesta
     except ImportError as error:
         raise ImportError(
-            f"cannot read {path} without sisl. Install it: pip install tinynet-sklearn[siesta]"
+            f"cannot read {path} without sisl. Install it: pip install sisl"
         ) from error
     return sisl
 

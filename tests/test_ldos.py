@@ -1549,3 +1549,13 @@ def test_thresholds_that_are_no_fractions(call, threshold):
     assert message_of(ValueError, lambda: call(insulator(), threshold)) == (
         f"threshold must be a fraction of the highest value, between 0 and 1; got {threshold!r}."
     )
+
+
+def test_a_count_that_ends_near_an_edge_of_the_gap_takes_its_middle():
+    """A few electrons more than the valence band of a large structure holds, in the tail of the next one."""
+    whole = insulator([0.0], width=0.1)
+    large = whole.with_values(1000 * whole.values)
+    counted = large.grid.cumulative(large.total())[0]
+    n_electrons = np.interp(0.74, large.energies, counted)
+    assert abs(float(large.fermi_level(n_electrons)[0])) < 0.05
+    assert float(large.fermi_level(n_electrons, tolerance=0)[0]) > 0.7

@@ -317,8 +317,10 @@ class CurveNumbers(CurveTable):
             n = float(n_electrons[i])
             low, high = count_ends(self.energies, counted[i], n, COUNT_TOLERANCE)
             found[i] = (low + high) / 2
-            here = np.interp(found[i], self.energies, total[i])
-            in_gap = high - low >= 2 * self.grid.step and here < THRESHOLD * total[i].max()
+            # A count that is right stays the same all through a gap; one that is not may end near its edge.
+            vbm, cbm = gap_edges(self.energies, total[i], float(found[i]), THRESHOLD)
+            whole = np.fmin(cbm, self.grid.high) - np.fmax(vbm, self.grid.low)
+            in_gap = high - low >= 2 * self.grid.step and high - low > whole / 2 > 0
             if tolerance and not in_gap and not exact[i]:
                 middle = level_in_gap(self.energies, total[i], counted[i], n, THRESHOLD, tolerance * n)
                 found[i] = found[i] if np.isnan(middle) else middle

@@ -52,10 +52,13 @@ class CurveNumbers(CurveTable):
             on atoms lose states, and the count of all electrons would end too late in them. NaN if the Fermi
             level is not known.
         """
-        found = super().with_values(values, keep_symmetry)
-        if self.reference_total is None:
-            return found
-        return replace(found, levels=replace(self.levels, n_electrons=self._projected_electrons()))
+        rows = super().with_values(values, keep_symmetry)
+        levels = self.levels
+        if self.reference_total is not None:
+            levels = replace(levels, n_electrons=self._projected_electrons())
+        return replace(
+            self, values=rows.values, frames=rows.frames, geometry=None, levels=levels, reference_total=None
+        )
 
     def _projected_electrons(self) -> FloatArray:
         """Electrons in the curves of the atoms, where those in `levels` are of the reference total."""

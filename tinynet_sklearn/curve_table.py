@@ -194,24 +194,6 @@ class CurveTable(PerAtomArray):
             sources=tuple(source for part in parts for source in part.sources),
         )
 
-    def with_values(self, values: ArrayLike, keep_symmetry: bool = False) -> Self:
-        """Other curves for the same atoms, such as predicted ones.
-
-        Parameters
-        ----------
-        values : array-like of shape (n_rows, n_energies)
-            States/eV/atom.
-        keep_symmetry : bool, default=False
-            Without meaning for curves.
-
-        Returns
-        -------
-        of the same class
-            On the same grid, with the same levels, without `reference_total`.
-        """
-        rows = super().with_values(values, keep_symmetry)
-        return replace(self, values=rows.values, frames=rows.frames, geometry=None, reference_total=None)
-
     def with_levels(self, levels: Levels | None = None, **known: ArrayLike | None) -> Self:
         """The same curves with other levels, such as predicted ones with the electrons of their structures.
 

@@ -152,9 +152,7 @@ def _sisl(path: Path) -> Any:
     try:
         import sisl.io.siesta
     except ImportError as error:
-        raise ImportError(
-            f"cannot read {path} without sisl. Install it: pip install sisl"
-        ) from error
+        raise ImportError(f"cannot read {path} without sisl. Install it: pip install sisl") from error
     return sisl
 
 

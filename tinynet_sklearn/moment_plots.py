@@ -186,8 +186,8 @@ class MomentErrorDisplay:
         colors = _shades_in_order(len(self.errors)) if by_n else COLORS
         ax.axhline(1.0, color="0.5", linewidth=0.8, linestyle=(0, (4, 2)), zorder=1.0)
         for k, name in enumerate(sorted(self.errors) if by_n else self.errors):
-            errors = np.where(np.isfinite(self.errors[name]), self.errors[name], np.nan)
-            orders = np.arange(1, len(errors) + 1)
+            known = np.isfinite(self.errors[name])  # odd moments of a symmetric band do not vary
+            errors, orders = self.errors[name][known], 1 + np.flatnonzero(known)
             color, marker = colors[k % len(colors)], MARKERS[k % len(MARKERS)]
             look: dict[str, Any] = {"color": color, "linewidth": 1.2} | (line_kwargs or {})
             ax.plot(orders, errors, label=f"n = {name}" if by_n else str(name), zorder=2.0, **look)

@@ -675,3 +675,90 @@ def test_targets_of_other_atoms_are_refused(y, expected):
     with pytest.raises(ValueError, match="y must") as error:
         as_target(y, per_atom_array(UNEQUAL))
     assert message(error) == expected
+
+
+# ---- Vectors beside the columns ----------------------------------------------------------------------------
+
+
+def with_vectors(array, n_vectors=2, seed=3):
+    vectors = np.random.default_rng(seed).normal(size=(len(array.values), n_vectors, 3))
+    return PerAtomArray(array.values, array.offsets, array.species, array.frames, vectors=vectors)
+
+
+def test_vectors_follow_their_structures():
+    array = with_vectors(per_atom_array(UNEQUAL))
+    parts = np.split(array.vectors, array.offsets[1:-1])
+    for key in (slice(1, 3), slice(None, None, -1), [2, 0, 2], np.array([True, False, True, False])):
+        chosen = np.arange(4)[key]
+        expected = np.concatenate([parts[k] for k in chosen])
+        assert_array_equal(array[key].vectors, expected)
+    assert array[:0].vectors.shape == (0, 2, 3)
+    again = np.concatenate([array[[1, 0]], array[2:]])
+    assert_array_equal(again.vectors, array[[1, 0, 2, 3]].vectors)
+
+
+@pytest.mark.parametrize(
+    "copy", [lambda a: pickle.loads(pickle.dumps(a)), lambda a: 1.0 * a, lambda a: a * 2]
+)
+def test_copies_and_multiples_keep_vectors_as_they_are(copy):
+    array = with_vectors(per_atom_array(UNEQUAL))
+    assert_array_equal(copy(array).vectors, array.vectors)
+
+
+def test_new_columns_keep_the_vectors():
+    array = with_vectors(per_atom_array(UNEQUAL))
+    assert array.with_values(array.values[:, :1]).vectors is array.vectors
+
+
+@pytest.mark.parametrize("join", [np.concatenate, np.vstack])
+def test_vectors_are_joined_with_their_structures(join):
+    a, b = (with_vectors(per_atom_array(UNEQUAL, seed=s), seed=s) for s in (0, 1))
+    assert_array_equal(join([a, b]).vectors, np.concatenate([a.vectors, b.vectors]))
+    assert join([per_atom_array(), per_atom_array()]).vectors is None
+
+
+def test_vectors_of_joined_columns_stand_behind_each_other():
+    a, b = with_vectors(per_atom_array(UNEQUAL), 2), with_vectors(per_atom_array(UNEQUAL, k=3), 4, seed=5)
+    bare = per_atom_array(UNEQUAL, k=1)
+    joined = np.hstack([a, bare, b])
+    assert_array_equal(joined.vectors, np.concatenate([a.vectors, b.vectors], axis=1))
+    assert joined.values.shape[1] == 12
+    assert np.hstack([bare, bare]).vectors is None
+
+
+@pytest.mark.parametrize(
+    ("counts", "shown"), [((2, 0), "[2, 0]"), ((2, 3), "[2, 3]"), ((0, 2, 2), "[0, 2, 2]")]
+)
+def test_structures_with_other_vectors_are_not_joined(counts, shown):
+    parts = [with_vectors(per_atom_array(), n) if n else per_atom_array() for n in counts]
+    with pytest.raises(ValueError, match="equally many") as error:
+        np.concatenate(parts)
+    assert message(error) == (
+        f"PerAtomArrays joined along axis 0 must have equally many vectors; got {shown}."
+    )
+
+
+@pytest.mark.parametrize(
+    ("vectors", "found"),
+    [
+        (np.zeros((10, 2, 3)), "float64 of shape (10, 2, 3)"),
+        (np.zeros((11, 3)), "float64 of shape (11, 3)"),
+        (np.zeros((11, 2, 2)), "float64 of shape (11, 2, 2)"),
+        (np.zeros((11, 2, 3), dtype=int), "int64 of shape (11, 2, 3)"),
+    ],
+)
+def test_vectors_that_do_not_fit_the_rows_are_refused(vectors, found):
+    array = per_atom_array(UNEQUAL)
+    with pytest.raises(ValueError, match="vectors must") as error:
+        PerAtomArray(array.values, array.offsets, array.species, vectors=vectors)
+    assert message(error) == (
+        "vectors must be floats of shape (11, n_vectors, 3), one list of vectors per row; got " + found + "."
+    )
+
+
+def test_vectors_are_counted_and_shown():
+    bare = per_atom_array(UNEQUAL)
+    array = with_vectors(bare)
+    assert array.nbytes == bare.nbytes + 11 * 2 * 3 * 8
+    assert repr(array) == repr(bare).replace("lab frame", "2 vectors")
+    assert bare.vectors is None

@@ -1,5 +1,6 @@
 """What `inspect_structures` says about good and about spoiled data."""
 
+import io
 import json
 import re
 
@@ -10,12 +11,14 @@ from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixedPlane
 from numpy.testing import assert_allclose
+from rich.console import Console
 
 from tinynet_sklearn import CycleMomentFeaturizer, build_bond_graph, load_batio3, load_moo3
 from tinynet_sklearn.distances import HISTOGRAM_BIN, HISTOGRAM_RANGE, suggested_cutoff
 from tinynet_sklearn.inspection import inspect_structures
 from tinynet_sklearn.lengths import vector_lengths
 from tinynet_sklearn.paths import PathSpec, count_paths
+from tinynet_sklearn.reports import print_inspection
 
 BONDS = 3.3
 
@@ -66,6 +69,19 @@ def test_bundled_data(load):
     for pair in found.distances:
         if pair.longest is not None:
             assert pair.longest < data.bonds[pair.pair] < pair.next
+
+
+def test_cutoffs_are_suggested():
+    found = inspect_structures(load_moo3().structures, 2.5)
+    assert found.suggested_bonds == {"Mo-O": 2.7}
+    assert inspect_structures([Atoms("H")]).suggested_bonds == {}
+
+
+def test_suggestions_are_printed_as_the_command_line_takes_them():
+    console = Console(file=io.StringIO(), width=110)
+    print_inspection(console, "data", 3.1, inspect_structures(load_batio3().structures[:5], 3.1))
+    lines = console.file.getvalue().splitlines()
+    assert lines[lines.index("Suggested bonds") + 1].strip() == "--bonds Ba-O=3.8,Ti-O=2.7"
 
 
 def test_json_holds_everything():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tinynet_sklearn._version import __version__
 
 if TYPE_CHECKING:
+    from tinynet_sklearn.bond_suggestion import suggest_bonds
     from tinynet_sklearn.calculator import TinyNetCalculator
     from tinynet_sklearn.committee import CommitteeRegressor
     from tinynet_sklearn.compiled import CompiledModel
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from tinynet_sklearn.learning_curves import LossCurveDisplay
     from tinynet_sklearn.moment_plots import MomentErrorDisplay
     from tinynet_sklearn.multi_target import MultiTargetRegressor, target_scorer
+    from tinynet_sklearn.pair_distribution_plots import PairDistributionDisplay
     from tinynet_sklearn.persistence import load_model, save_model
     from tinynet_sklearn.plotting import ParityDisplay
     from tinynet_sklearn.potential import BPNNPotential
@@ -65,6 +67,8 @@ _ROOM_OF = {
     "LDOSMapDisplay": "ldos_map",
     "Levels": "energy_grid",
     "LossCurveDisplay": "learning_curves",
+    "PairDistributionDisplay": "pair_distribution_plots",
+    "suggest_bonds": "bond_suggestion",
     "MomentErrorDisplay": "moment_plots",
     "MultiTargetRegressor": "multi_target",
     "NaturalBonds": "graph",
@@ -115,6 +119,7 @@ __all__ = [
     "NaturalBonds",
     "NearNeighborBonds",
     "PairBonds",
+    "PairDistributionDisplay",
     "ParityDisplay",
     "PerAtom",
     "PerAtomArray",
@@ -136,6 +141,7 @@ __all__ = [
     "run_dynamics",
     "save_model",
     "split_model",
+    "suggest_bonds",
     "target_scorer",
     "time_blocks",
 ]

@@ -14,6 +14,10 @@ its bonds alone,
 and their derivatives flow back the same way: to the bonds, through the triangles, to the bond lengths. The
 work is linear in the number of triangles, a few multiplications each.
 
+An atom counts in *channels*: without weights in one, that of its species, and fully so; with weights in all
+of them, by the weights of its species. ``s`` and ``t`` are channels then. Triangles are still summed by
+species, which is the same loop for both, and then mixed. See `_channel`, `_weight` and `_mix_walks`.
+
 Arrays of bonds and triangles are those of `Tables`; atoms and bonds are numbered within their structure, so
 tables of structures can be taken out and put together without touching the numbers. No loop allocates: the
 space that a structure needs (`Work`) is made once, for the largest of them, and stays in the cache of the
@@ -91,18 +95,19 @@ class Listed(NamedTuple):
 class Work(NamedTuple):
     """Space for what is worked out of one structure; made by `make_work` for up to ``most`` pairs.
 
-    ===========  =================================  ====================================================
-    name         shape                              meaning
-    ===========  =================================  ====================================================
-    hops         (most, n_pair)                     hops of each pair, and their slopes by its length
+    ===========  ==================================  =====================================================
+    name         shape                               meaning
+    ===========  ==================================  =====================================================
+    hops         (most, n_pair)                      hops of each pair, and their slopes by its length
     hop_slopes   (most, n_pair)
-    ring_hops    (most, n_ring)                     the same in walks of three and four hops
+    ring_hops    (most, n_ring)                      the same in walks of three and four hops
     ring_slopes  (most, n_ring)
-    walks        (most, n_species, n_ring, n_ring)  see `_fill_walks`
-    seen         (n_species, n_ring, n_ring)        walks of one pair from one of its ends
-    by_...       as their namesakes                 slopes of the energy by these
-    by_length    (most,)                            ... and by the length of each pair
-    ===========  =================================  ====================================================
+    walks        (most, n_species, n_ring, n_ring)   see `_fill_walks`
+    mixed        (most, n_channels, n_ring, n_ring)  see `_mix_walks`; without weights the same array
+    seen         (n_channels, n_ring, n_ring)        walks of one pair from one of its ends
+    by_...       as their namesakes                  slopes of the energy by these
+    by_length    (most,)                             ... and by the length of each pair
+    ===========  ==================================  =====================================================
     """
 
     hops: np.ndarray
@@ -110,9 +115,11 @@ class Work(NamedTuple):
     ring_hops: np.ndarray
     ring_slopes: np.ndarray
     walks: np.ndarray
+    mixed: np.ndarray
     seen: np.ndarray
     by_hop: np.ndarray
     by_walk: np.ndarray
+    by_mixed: np.ndarray
     by_seen: np.ndarray
     by_length: np.ndarray
 
@@ -123,11 +130,15 @@ class Basis(NamedTuple):
     The three ``orders`` are tuples 0, 1, ...: only their lengths count. Numba knows the length of a tuple
     when it compiles, so the short loops over orders are unrolled.
 
-    ``triangle_columns`` (n_species, n_species) and ``square_columns`` (n_species, n_species, n_species) are
-    the first columns of the blocks of three and four hops; see `moments.SmoothMoments`.
+    ``mixed`` is such a tuple, too: as long as there are channels where species count by ``weights``
+    (n_species, n_channels) in all of them, and empty where every species is a channel of its own.
+
+    ``triangle_columns`` (n_channels, n_channels) and ``square_columns`` (n_channels, n_channels, n_channels)
+    are the first columns of the blocks of three and four hops; see `moments.SmoothMoments`.
     """
 
     n_species: int
+    n_channels: int
     cutoff: float
     ring_cutoff: float
     inner: float
@@ -135,8 +146,22 @@ class Basis(NamedTuple):
     pair_orders: tuple[int, ...]
     ring_orders: tuple[int, ...]
     square_orders: tuple[int, ...]
+    mixed: tuple[int, ...]
+    weights: np.ndarray
     triangle_columns: np.ndarray
     square_columns: np.ndarray
+
+
+@kernel
+def _channel(basis, species, k):  # type: ignore[no-untyped-def]
+    """Number of the k-th channel, of ``max(1, len(basis.mixed))``, in which a species counts."""
+    return species if len(basis.mixed) == 0 else k
+
+
+@kernel
+def _weight(basis, species, k):  # type: ignore[no-untyped-def]
+    """How much it counts there. The compiler drops a product with one, so plain species cost nothing."""
+    return 1.0 if len(basis.mixed) == 0 else basis.weights[species, k]
 
 
 @kernel
@@ -319,10 +344,11 @@ def fill_hops(vectors, cutoff, inner, decay, orders, hops, slopes):  # type: ign
 
 
 @kernel
-def _add_products(left, right, orders, walk):  # type: ignore[no-untyped-def]
-    """walk[a, b] += left[a] right[b]."""
+def _add_products(weight, left, right, orders, walk):  # type: ignore[no-untyped-def]
+    """walk[a, b] += weight left[a] right[b]."""
     for a in range(len(orders)):
-        factor, row = left[a], walk[a]  # taken out, since the compiler cannot know that they stay the same
+        # taken out, since the compiler cannot know that they stay the same
+        factor, row = weight * left[a], walk[a]
         for b in range(len(orders)):
             row[b] += factor * right[b]
 
@@ -334,9 +360,9 @@ def _fill_walks(part, hops, orders, walks):  # type: ignore[no-untyped-def]
     for t in range(part.triangles.shape[0]):
         p, q, s = part.triangles[t, 0], part.triangles[t, 1], part.triangles[t, 2]
         i, j, k = part.species[part.first[p]], part.species[part.last[p]], part.species[part.last[q]]
-        _add_products(hops[q], hops[s], orders, walks[p, k])
-        _add_products(hops[p], hops[s], orders, walks[q, j])
-        _add_products(hops[p], hops[q], orders, walks[s, i])
+        _add_products(1.0, hops[q], hops[s], orders, walks[p, k])
+        _add_products(1.0, hops[p], hops[s], orders, walks[q, j])
+        _add_products(1.0, hops[p], hops[q], orders, walks[s, i])
 
 
 @kernel
@@ -346,12 +372,12 @@ def _fill_walk_rates(part, hops, hop_rates, orders, rates):  # type: ignore[no-u
     for t in range(part.triangles.shape[0]):
         p, q, s = part.triangles[t, 0], part.triangles[t, 1], part.triangles[t, 2]
         i, j, k = part.species[part.first[p]], part.species[part.last[p]], part.species[part.last[q]]
-        _add_products(hop_rates[q], hops[s], orders, rates[p, k])
-        _add_products(hops[q], hop_rates[s], orders, rates[p, k])
-        _add_products(hop_rates[p], hops[s], orders, rates[q, j])
-        _add_products(hops[p], hop_rates[s], orders, rates[q, j])
-        _add_products(hop_rates[p], hops[q], orders, rates[s, i])
-        _add_products(hops[p], hop_rates[q], orders, rates[s, i])
+        _add_products(1.0, hop_rates[q], hops[s], orders, rates[p, k])
+        _add_products(1.0, hops[q], hop_rates[s], orders, rates[p, k])
+        _add_products(1.0, hop_rates[p], hops[s], orders, rates[q, j])
+        _add_products(1.0, hops[p], hop_rates[s], orders, rates[q, j])
+        _add_products(1.0, hop_rates[p], hops[q], orders, rates[s, i])
+        _add_products(1.0, hops[p], hop_rates[q], orders, rates[s, i])
 
 
 @kernel
@@ -379,6 +405,38 @@ def _pull_walks(part, hops, walk_slopes, orders, hop_slopes):  # type: ignore[no
 
 
 @kernel
+def _mix_walks(basis, n_sides, walks, mixed):  # type: ignore[no-untyped-def]
+    """mixed[p, c] = sum over species s of weights[s, c] walks[p, s]; nothing to do without weights."""
+    if len(basis.mixed) == 0:
+        return
+    n = len(basis.ring_orders)
+    mixed[:n_sides] = 0.0
+    for p in range(n_sides):
+        for s in range(basis.weights.shape[0]):
+            for c in range(len(basis.mixed)):
+                weight, walk, mixture = basis.weights[s, c], walks[p, s], mixed[p, c]
+                for a in range(n):
+                    for b in range(n):
+                        mixture[a, b] += weight * walk[a, b]
+
+
+@kernel
+def _pull_mixture(basis, n_sides, by_mixed, by_walk):  # type: ignore[no-untyped-def]
+    """Transpose of `_mix_walks`: slopes by walks over channels give those by walks over species."""
+    if len(basis.mixed) == 0:
+        return
+    n = len(basis.ring_orders)
+    by_walk[:n_sides] = 0.0
+    for p in range(n_sides):
+        for s in range(basis.weights.shape[0]):
+            for c in range(len(basis.mixed)):
+                weight, walk, mixture = basis.weights[s, c], by_walk[p, s], by_mixed[p, c]
+                for a in range(n):
+                    for b in range(n):
+                        walk[a, b] += weight * mixture[a, b]
+
+
+@kernel
 def _add_seen_from(end, walk, orders, seen):  # type: ignore[no-untyped-def]
     """seen[s, a, b] += the walks of a bond as its first (end 0) or its last atom (end 1) sees them."""
     for s in range(walk.shape[0]):
@@ -390,86 +448,98 @@ def _add_seen_from(end, walk, orders, seen):  # type: ignore[no-untyped-def]
 # ---- Columns of one atom -----------------------------------------------------------------------------------
 #
 # `neighbor` is the species at the other end of a bond, `hop` (n_orders,) its hops and `walk`
-# (n_species, n_orders, n_orders) its walks over a third atom, from the centre.
+# (n_channels, n_orders, n_orders) its walks over a third atom, from the centre.
 
 
 @kernel
 def _add_triangles(basis, neighbor, hop, walk, row):  # type: ignore[no-untyped-def]
     """row[mu3 of neighbor, third; a, c, b] += hop[a] walk[third, c, b]; a <= c where the two are alike."""
     n = len(basis.ring_orders)
-    for third in range(neighbor, basis.n_species):
-        column = basis.triangle_columns[neighbor, third]
-        for a in range(n):
-            factor = hop[a]
-            for c in range(a if third == neighbor else 0, n):
-                over = walk[third, c]
-                for b in range(n):
-                    row[column + b] += factor * over[b]
-                column += n
+    for k in range(max(1, len(basis.mixed))):
+        there, weight = _channel(basis, neighbor, k), _weight(basis, neighbor, k)
+        for third in range(there, basis.n_channels):
+            column = basis.triangle_columns[there, third]
+            for a in range(n):
+                factor = weight * hop[a]
+                for c in range(a if third == there else 0, n):
+                    over = walk[third, c]
+                    for b in range(n):
+                        row[column + b] += factor * over[b]
+                    column += n
 
 
 @kernel
 def _pull_triangles(basis, neighbor, hop, walk, slopes, hop_slope, walk_slope):  # type: ignore[no-untyped-def]
     """Transpose of the derivative of `_add_triangles`."""
     n = len(basis.ring_orders)
-    for third in range(neighbor, basis.n_species):
-        column = basis.triangle_columns[neighbor, third]
-        for a in range(n):
-            factor, total = hop[a], 0.0
-            for c in range(a if third == neighbor else 0, n):
-                over, by_over = walk[third, c], walk_slope[third, c]
-                for b in range(n):
-                    slope = slopes[column + b]
-                    total += slope * over[b]
-                    by_over[b] += slope * factor
-                column += n
-            hop_slope[a] += total
+    for k in range(max(1, len(basis.mixed))):
+        there, weight = _channel(basis, neighbor, k), _weight(basis, neighbor, k)
+        for third in range(there, basis.n_channels):
+            column = basis.triangle_columns[there, third]
+            for a in range(n):
+                factor, total = weight * hop[a], 0.0
+                for c in range(a if third == there else 0, n):
+                    over, by_over = walk[third, c], walk_slope[third, c]
+                    for b in range(n):
+                        slope = slopes[column + b]
+                        total += slope * over[b]
+                        by_over[b] += slope * factor
+                    column += n
+                hop_slope[a] += weight * total
 
 
 @kernel
 def _add_squares(basis, neighbor, hop, walk, row):  # type: ignore[no-untyped-def]
     """row[mu4 over neighbor; s, t; ab, cd] += hop[0] walk[s, a, b] walk[t, c, d]; ab <= cd where s = t."""
     n = len(basis.square_orders)
-    for s in range(basis.n_species):
-        for t in range(s, basis.n_species):
-            column = basis.square_columns[neighbor, s, t]
-            for u in range(n * n):
-                factor = hop[0] * walk[s, u // n, u % n]
-                for v in range(u if s == t else 0, n * n):
-                    row[column] += factor * walk[t, v // n, v % n]
-                    column += 1
+    for k in range(max(1, len(basis.mixed))):
+        across, first = _channel(basis, neighbor, k), _weight(basis, neighbor, k) * hop[0]
+        for s in range(basis.n_channels):
+            for t in range(s, basis.n_channels):
+                column = basis.square_columns[across, s, t]
+                for u in range(n * n):
+                    factor = first * walk[s, u // n, u % n]
+                    for v in range(u if s == t else 0, n * n):
+                        row[column] += factor * walk[t, v // n, v % n]
+                        column += 1
 
 
 @kernel
 def _pull_squares(basis, neighbor, hop, walk, slopes, hop_slope, walk_slope):  # type: ignore[no-untyped-def]
     """Transpose of the derivative of `_add_squares`."""
     n = len(basis.square_orders)
-    for s in range(basis.n_species):
-        for t in range(s, basis.n_species):
-            column = basis.square_columns[neighbor, s, t]
-            for u in range(n * n):
-                one, total = walk[s, u // n, u % n], 0.0
-                for v in range(u if s == t else 0, n * n):
-                    total += slopes[column] * walk[t, v // n, v % n]
-                    walk_slope[t, v // n, v % n] += slopes[column] * hop[0] * one
-                    column += 1
-                walk_slope[s, u // n, u % n] += hop[0] * total
-                hop_slope[0] += one * total
+    for k in range(max(1, len(basis.mixed))):
+        across, weight = _channel(basis, neighbor, k), _weight(basis, neighbor, k)
+        first = weight * hop[0]
+        for s in range(basis.n_channels):
+            for t in range(s, basis.n_channels):
+                column = basis.square_columns[across, s, t]
+                for u in range(n * n):
+                    one, total = walk[s, u // n, u % n], 0.0
+                    for v in range(u if s == t else 0, n * n):
+                        total += slopes[column] * walk[t, v // n, v % n]
+                        walk_slope[t, v // n, v % n] += slopes[column] * first * one
+                        column += 1
+                    walk_slope[s, u // n, u % n] += first * total
+                    hop_slope[0] += weight * one * total
 
 
 @kernel
 def _add_square_rates(basis, neighbor, hop, walk, hop_rate, walk_rate, row):  # type: ignore[no-untyped-def]
     """Rates of `_add_squares`."""
     n = len(basis.square_orders)
-    for s in range(basis.n_species):
-        for t in range(s, basis.n_species):
-            column = basis.square_columns[neighbor, s, t]
-            for u in range(n * n):
-                factor = hop[0] * walk[s, u // n, u % n]
-                rate = hop_rate[0] * walk[s, u // n, u % n] + hop[0] * walk_rate[s, u // n, u % n]
-                for v in range(u if s == t else 0, n * n):
-                    row[column] += rate * walk[t, v // n, v % n] + factor * walk_rate[t, v // n, v % n]
-                    column += 1
+    for k in range(max(1, len(basis.mixed))):
+        across, weight = _channel(basis, neighbor, k), _weight(basis, neighbor, k)
+        first, first_rate = weight * hop[0], weight * hop_rate[0]
+        for s in range(basis.n_channels):
+            for t in range(s, basis.n_channels):
+                column = basis.square_columns[across, s, t]
+                for u in range(n * n):
+                    factor = first * walk[s, u // n, u % n]
+                    rate = first_rate * walk[s, u // n, u % n] + first * walk_rate[s, u // n, u % n]
+                    for v in range(u if s == t else 0, n * n):
+                        row[column] += rate * walk[t, v // n, v % n] + factor * walk_rate[t, v // n, v % n]
+                        column += 1
 
 
 # ---- One structure -----------------------------------------------------------------------------------------
@@ -478,27 +548,34 @@ def _add_square_rates(basis, neighbor, hop, walk, hop_rate, walk_rate, row):  # 
 
 
 @kernel
-def _add_pairs(part, hops, orders, rows):  # type: ignore[no-untyped-def]
+def _add_pairs(basis, part, hops, rows):  # type: ignore[no-untyped-def]
     """Columns of two hops."""
-    n = len(orders)
+    n = len(basis.pair_orders)
     for p in range(part.first.shape[0]):
         i, j = part.first[p], part.last[p]
-        to_j, to_i = part.species[j] * n, part.species[i] * n
-        for a in range(n):
-            rows[i, to_j + a] += hops[p, a]
-            rows[j, to_i + a] += hops[p, a]
+        of_i, of_j = part.species[i], part.species[j]
+        for k in range(max(1, len(basis.mixed))):
+            to_j, to_i = _channel(basis, of_j, k) * n, _channel(basis, of_i, k) * n
+            weight_j, weight_i = _weight(basis, of_j, k), _weight(basis, of_i, k)
+            for a in range(n):
+                rows[i, to_j + a] += weight_j * hops[p, a]
+                rows[j, to_i + a] += weight_i * hops[p, a]
 
 
 @kernel
-def _pull_pairs(part, hop_slopes, orders, rows, by_length):  # type: ignore[no-untyped-def]
+def _pull_pairs(basis, part, hop_slopes, rows, by_length):  # type: ignore[no-untyped-def]
     """Slopes by the columns of two hops give slopes by the lengths of the bonds."""
-    n = len(orders)
+    n = len(basis.pair_orders)
     for p in range(part.first.shape[0]):
         i, j = part.first[p], part.last[p]
-        to_j, to_i = part.species[j] * n, part.species[i] * n
+        of_i, of_j = part.species[i], part.species[j]
         by_length[p] = 0.0
-        for a in range(n):
-            by_length[p] += (rows[i, to_j + a] + rows[j, to_i + a]) * hop_slopes[p, a]
+        for k in range(max(1, len(basis.mixed))):
+            to_j, to_i = _channel(basis, of_j, k) * n, _channel(basis, of_i, k) * n
+            weight_j, weight_i = _weight(basis, of_j, k), _weight(basis, of_i, k)
+            for a in range(n):
+                slope = weight_j * rows[i, to_j + a] + weight_i * rows[j, to_i + a]
+                by_length[p] += slope * hop_slopes[p, a]
 
 
 @kernel
@@ -591,20 +668,30 @@ def _multiply(rows, factors, n):  # type: ignore[no-untyped-def]
 
 
 @kernel
+def _space_mixed(basis, walks):  # type: ignore[no-untyped-def]
+    """Space for walks over channels: that of the walks over species where these are the channels."""
+    if len(basis.mixed) == 0:
+        return walks
+    return np.empty((walks.shape[0], basis.n_channels, walks.shape[2], walks.shape[3]))
+
+
+@kernel
 def make_work(basis, most):  # type: ignore[no-untyped-def]
     """Space for structures of up to ``most`` pairs."""
-    n_pair, n_ring, n_species = len(basis.pair_orders), len(basis.ring_orders), basis.n_species
-    walks, seen = np.empty((most, n_species, n_ring, n_ring)), np.empty((n_species, n_ring, n_ring))
-    ring_hops = np.empty((most, n_ring))
+    n_pair, n_ring = len(basis.pair_orders), len(basis.ring_orders)
+    ring_hops, walks = np.empty((most, n_ring)), np.empty((most, basis.n_species, n_ring, n_ring))
+    seen, by_walk = np.empty((basis.n_channels, n_ring, n_ring)), np.empty_like(walks)
     return Work(
         np.empty((most, n_pair)),
         np.empty((most, n_pair)),
         ring_hops,
         np.empty_like(ring_hops),
         walks,
+        _space_mixed(basis, walks),
         seen,
         np.empty_like(ring_hops),
-        np.empty_like(walks),
+        by_walk,
+        _space_mixed(basis, by_walk),
         np.empty_like(seen),
         np.empty(most),
     )
@@ -620,6 +707,7 @@ def _fill_work(basis, part, work):  # type: ignore[no-untyped-def]
         hops, slopes = work.ring_hops, work.ring_slopes
         fill_hops(part.sides, basis.ring_cutoff, basis.inner, basis.decay, orders, hops, slopes)
         _fill_walks(part, hops, orders, work.walks)
+        _mix_walks(basis, part.sides.shape[0], work.walks, work.mixed)
 
 
 @kernel
@@ -632,9 +720,9 @@ def values(basis, tables, work, out):  # type: ignore[no-untyped-def]
         part = _part_of(tables, structure)
         rows = out[part.start : part.stop]
         _fill_work(basis, part, work)
-        _add_pairs(part, work.hops, basis.pair_orders, rows)
+        _add_pairs(basis, part, work.hops, rows)
         if len(basis.ring_orders) > 0:
-            _add_rings(basis, part, work.ring_hops, work.walks, work.seen, rows)
+            _add_rings(basis, part, work.ring_hops, work.mixed, work.seen, rows)
 
 
 @kernel
@@ -652,11 +740,12 @@ def pull(basis, tables, work, filled, slopes, gradient, virials):  # type: ignor
         if not filled:
             _fill_work(basis, part, work)
         by_length = work.by_length
-        _pull_pairs(part, work.hop_slopes, basis.pair_orders, rows, by_length)
+        _pull_pairs(basis, part, work.hop_slopes, rows, by_length)
         if n_ring > 0:
-            hops, by_hop, by_walk = work.ring_hops, work.by_hop, work.by_walk
-            _pull_rings(basis, part, hops, work.walks, rows, work.seen, work.by_seen, by_hop, by_walk)
-            _pull_walks(part, hops, by_walk, basis.ring_orders, by_hop)
+            hops, by_hop, by_mixed = work.ring_hops, work.by_hop, work.by_mixed
+            _pull_rings(basis, part, hops, work.mixed, rows, work.seen, work.by_seen, by_hop, by_mixed)
+            _pull_mixture(basis, part.sides.shape[0], by_mixed, work.by_walk)
+            _pull_walks(part, hops, work.by_walk, basis.ring_orders, by_hop)
             for p in range(part.sides.shape[0]):
                 for a in range(n_ring):
                     by_length[p] += by_hop[p, a] * work.ring_slopes[p, a]
@@ -669,12 +758,14 @@ def push(basis, tables, velocities, strains, out):  # type: ignore[no-untyped-de
 
     Atoms move at ``velocities`` (n_rows, 3); the strain changes at ``strains`` (n_structures, 3, 3).
     """
-    n_pair, n_ring, n_species = len(basis.pair_orders), len(basis.ring_orders), basis.n_species
+    n_pair, n_ring = len(basis.pair_orders), len(basis.ring_orders)
     most = _largest(tables.pair_offsets)
     hops, hop_rates = np.empty((most, n_pair)), np.empty((most, n_pair))
     ring_hops, ring_rates = np.empty((most, n_ring)), np.empty((most, n_ring))
-    walks, seen = np.empty((most, n_species, n_ring, n_ring)), np.empty((n_species, n_ring, n_ring))
+    walks = np.empty((most, basis.n_species, n_ring, n_ring))
+    seen = np.empty((basis.n_channels, n_ring, n_ring))
     walk_rates, seen_rate = np.empty_like(walks), np.empty_like(seen)
+    mixed, mixed_rates = _space_mixed(basis, walks), _space_mixed(basis, walk_rates)
     stretches = np.empty(most)
     for structure in range(tables.ring_counts.shape[0]):
         part = _part_of(tables, structure)
@@ -682,14 +773,16 @@ def push(basis, tables, velocities, strains, out):  # type: ignore[no-untyped-de
         _fill_stretches(part, velocities[part.start : part.stop], strains[structure], stretches)
         fill_hops(part.vectors, basis.cutoff, basis.inner, basis.decay, basis.pair_orders, hops, hop_rates)
         _multiply(hop_rates, stretches, part.first.shape[0])
-        _add_pairs(part, hop_rates, basis.pair_orders, rows)
+        _add_pairs(basis, part, hop_rates, rows)
         if n_ring > 0:
             orders = basis.ring_orders
             fill_hops(part.sides, basis.ring_cutoff, basis.inner, basis.decay, orders, ring_hops, ring_rates)
             _multiply(ring_rates, stretches, part.sides.shape[0])
             _fill_walks(part, ring_hops, orders, walks)
+            _mix_walks(basis, part.sides.shape[0], walks, mixed)
             _fill_walk_rates(part, ring_hops, ring_rates, orders, walk_rates)
-            _add_ring_rates(basis, part, ring_hops, ring_rates, walks, walk_rates, seen, seen_rate, rows)
+            _mix_walks(basis, part.sides.shape[0], walk_rates, mixed_rates)
+            _add_ring_rates(basis, part, ring_hops, ring_rates, mixed, mixed_rates, seen, seen_rate, rows)
 
 
 # ---- Stored Jacobians --------------------------------------------------------------------------------------
@@ -762,11 +855,13 @@ def _add_corner(  # type: ignore[no-untyped-def]
         hop, left, right = hops[sides[over]], sides[other], sides[2]
         for varied in range(2):
             rate[:] = 0.0
-            walk = rate[species[other]]
-            if varied == 0:
-                _add_products(slopes[left], hops[right], orders, walk)
-            else:
-                _add_products(hops[left], slopes[right], orders, walk)
+            for k in range(max(1, len(basis.mixed))):
+                walk = rate[_channel(basis, species[other], k)]
+                weight = _weight(basis, species[other], k)
+                if varied == 0:
+                    _add_products(weight, slopes[left], hops[right], orders, walk)
+                else:
+                    _add_products(weight, hops[left], slopes[right], orders, walk)
             row = by_lengths[other] if varied == 0 else by_lengths[2]
             _add_triangles(basis, species[over], hop, rate, row)
             _add_square_rates(basis, species[over], hop, seen[over], still, rate, row)
@@ -775,12 +870,13 @@ def _add_corner(  # type: ignore[no-untyped-def]
 @kernel
 def fill_blocks(basis, tables, slots, blocks):  # type: ignore[no-untyped-def]
     """Write the Jacobian of `_moment_kernels.values` into ``blocks`` (n_neighbors, 3, n_columns)."""
-    n_pair, n_ring, n_species = len(basis.pair_orders), len(basis.ring_orders), basis.n_species
+    n_pair, n_ring, n_channels = len(basis.pair_orders), len(basis.ring_orders), basis.n_channels
     most, n_columns = _largest(tables.pair_offsets), blocks.shape[2]
     hops, slopes = np.empty((most, n_pair)), np.empty((most, n_pair))
     ring_hops, ring_slopes = np.empty((most, n_ring)), np.empty((most, n_ring))
-    walks = np.empty((most, n_species, n_ring, n_ring))
-    seen, rate = np.empty((2, n_species, n_ring, n_ring)), np.empty((n_species, n_ring, n_ring))
+    walks = np.empty((most, basis.n_species, n_ring, n_ring))
+    mixed = _space_mixed(basis, walks)
+    seen, rate = np.empty((2, n_channels, n_ring, n_ring)), np.empty((n_channels, n_ring, n_ring))
     by_length, by_lengths = np.empty((2 * most, n_columns)), np.empty((3, n_columns))
     work = np.empty((2 * most, 3, n_columns))  # summed in float64, and where it stays in the cache
     still, species = np.zeros(n_ring), np.empty(2, np.int64)
@@ -794,18 +890,21 @@ def fill_blocks(basis, tables, slots, blocks):  # type: ignore[no-untyped-def]
         work[: 2 * part.first.shape[0]] = 0.0
         for p in range(part.first.shape[0]):
             for end in range(2):
-                other = part.last[p] if end == 0 else part.first[p]
-                for a in range(n_pair):
-                    by_length[2 * p + end, part.species[other] * n_pair + a] = slopes[p, a]
+                to_other = part.species[part.last[p] if end == 0 else part.first[p]]
+                for k in range(max(1, len(basis.mixed))):
+                    column, weight = _channel(basis, to_other, k) * n_pair, _weight(basis, to_other, k)
+                    for a in range(n_pair):
+                        by_length[2 * p + end, column + a] = weight * slopes[p, a]
         if n_ring > 0:
             orders = basis.ring_orders
             fill_hops(part.sides, basis.ring_cutoff, basis.inner, basis.decay, orders, ring_hops, ring_slopes)
             _fill_walks(part, ring_hops, orders, walks)
+            _mix_walks(basis, part.sides.shape[0], walks, mixed)
             for p in range(part.sides.shape[0]):
                 for end in range(2):
                     other = part.last[p] if end == 0 else part.first[p]
                     seen[0] = 0.0
-                    _add_seen_from(end, walks[p], orders, seen[0])
+                    _add_seen_from(end, mixed[p], orders, seen[0])
                     row, to_other = by_length[2 * p + end], part.species[other]
                     _add_triangles(basis, to_other, ring_slopes[p], seen[0], row)
                     _add_squares(basis, to_other, ring_slopes[p], seen[0], row)
@@ -821,7 +920,7 @@ def fill_blocks(basis, tables, slots, blocks):  # type: ignore[no-untyped-def]
                         p = sides[over]
                         species[over] = part.species[part.last[p] if ends[over] == 0 else part.first[p]]
                         seen[over] = 0.0
-                        _add_seen_from(ends[over], walks[p], orders, seen[over])
+                        _add_seen_from(ends[over], mixed[p], orders, seen[over])
                     by_lengths[:] = 0.0
                     _add_corner(basis, species, ring_hops, ring_slopes, seen, sides, still, rate, by_lengths)
                     u, v = 2 * sides[0] + ends[0], 2 * sides[1] + ends[1]

@@ -55,6 +55,8 @@ def why_not_compiled(steps: Sequence[Any]) -> str | None:
     if len(steps) != 2 or not isinstance(featurizer, CycleMomentFeaturizer):
         names = ", ".join(type(step).__name__ for step in steps)
         return f"the steps are {names}, not CycleMomentFeaturizer and a regressor"
+    if featurizer.topology == "each":
+        return "every structure has a bond graph of its own (topology='each')"
     if isinstance(regressor, MultiTargetRegressor):
         return "it predicts several"
     if not isinstance(regressor, BPNNRegressor | BPNNPotential):
@@ -440,7 +442,7 @@ class CompiledModel:
     def _turn_frames(self, frames: Floats, placed: Floats, lattice: Floats) -> None:
         """Fill in the frames of the sites, which turn with the crystal."""
         sites, parents = self._featurizer.sites_, self._tiling.supercell.parents[self._lanes.atoms]
-        if self._featurizer.frame != "site":
+        if self._featurizer._frame() != "site":
             frames[:] = np.eye(3)
             return
         if self._pbc.sum() > 1:  # two lattice vectors tell the rotation, wherever the atoms are

@@ -13,6 +13,7 @@ offsets          (n_structures + 1)  intp     structure ``i`` owns the rows ``of
 species          (n_rows,)           int64    atomic number of each row; 0 where the species is not known
 frames           SiteFrames or None           the coordinate frame of each row, see `tinynet_sklearn.frames`
 geometry         Geometry or None             how the columns follow the atoms, see `tinynet_sklearn.geometry`
+vectors          (n_rows, v, 3)      float    directions that turn with a structure, to build targets on
 ===============  ==================  =======  ===========================================================
 
 Everything here is plain NumPy and immutable by convention: no method writes into an array it was given,
@@ -62,6 +63,10 @@ class PerAtomArray:
     geometry : Geometry or None, default=None
         Derivatives of the columns, where an embedding has them. It stays with structures that are selected,
         and is lost to whatever changes or joins columns.
+    vectors : array-like of shape (n_rows, n_vectors, 3) or None, default=None
+        Directions beside the columns, in the laboratory frame: sums over neighbours that turn with a
+        structure. A `BPNNRegressor` learns vector targets as combinations of them. They stay with the atoms
+        whatever happens to the columns, and are put behind each other where columns are joined.
 
     Raises
     ------
@@ -88,6 +93,7 @@ class PerAtomArray:
     species: IntArray
     frames: SiteFrames | None = None
     geometry: Geometry | None = None
+    vectors: FloatArray | None = None
 
     # Operators of arrays on the left stand back, so that ``np.float64(2) * a`` reaches __rmul__ and no ufunc
     # ever runs on the bare rows.
@@ -122,6 +128,14 @@ class PerAtomArray:
             raise ValueError(
                 f"geometry must hold the {len(offsets) - 1} structures of offsets; got {len(self.geometry)}."
             )
+        if self.vectors is not None:
+            vectors = np.asarray(self.vectors)
+            if vectors.ndim != 3 or vectors.shape[::2] != (n_rows, 3) or vectors.dtype.kind != "f":
+                raise ValueError(
+                    f"vectors must be floats of shape ({n_rows}, n_vectors, 3), one list of vectors per "
+                    f"row; got {vectors.dtype} of shape {vectors.shape}."
+                )
+            object.__setattr__(self, "vectors", vectors)
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "offsets", offsets)
         object.__setattr__(self, "species", species)
@@ -196,7 +210,7 @@ class PerAtomArray:
         total = self.values.nbytes + self.offsets.nbytes + self.species.nbytes
         if self.frames is not None:
             total += self.frames.rotations.nbytes + self.frames.sites.nbytes
-        return total
+        return total + (0 if self.vectors is None else self.vectors.nbytes)
 
     @property
     def counts(self) -> IntArray:
@@ -217,9 +231,12 @@ class PerAtomArray:
 
     def __repr__(self) -> str:
         species = " ".join(str(z) for z in np.unique(self.species)) or "none"
+        where = "lab frame" if self.frames is None else "site frames"
+        if self.vectors is not None:
+            where = f"{self.vectors.shape[1]} vectors"
         return (
             f"<PerAtomArray: {len(self)} structures, {len(self.values)} atoms, {self.shape[1]} columns, "
-            f"species {species}, {self.dtype}, {'lab frame' if self.frames is None else 'site frames'}>"
+            f"species {species}, {self.dtype}, {where}>"
         )
 
     def __getitem__(self, key: Any) -> Any:
@@ -264,7 +281,8 @@ class PerAtomArray:
         frames = None if self.frames is None else self.frames.take(rows)
         offsets = self.offsets[first : last + 1] - self.offsets[first]
         geometry = None if self.geometry is None else self.geometry[first:last]
-        return PerAtomArray(self.values[rows], offsets, self.species[rows], frames, geometry)
+        vectors = None if self.vectors is None else self.vectors[rows]
+        return PerAtomArray(self.values[rows], offsets, self.species[rows], frames, geometry, vectors)
 
     def _gathered(self, structures: IntArray) -> PerAtomArray:
         counts = self.counts[structures]
@@ -273,7 +291,8 @@ class PerAtomArray:
         rows = np.arange(offsets[-1]) + np.repeat(self.offsets[structures] - offsets[:-1], counts)
         frames = None if self.frames is None else self.frames.take(rows)
         geometry = None if self.geometry is None else self.geometry[structures]
-        return PerAtomArray(self.values[rows], offsets, self.species[rows], frames, geometry)
+        vectors = None if self.vectors is None else self.vectors[rows]
+        return PerAtomArray(self.values[rows], offsets, self.species[rows], frames, geometry, vectors)
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> FloatArray:
         return np.array(self.values, dtype=dtype, copy=copy)
@@ -311,7 +330,7 @@ class PerAtomArray:
         Returns
         -------
         PerAtomArray
-            With the offsets, species and frames of this array.
+            With the offsets, species, frames and vectors of this array.
 
         Raises
         ------
@@ -325,7 +344,7 @@ class PerAtomArray:
                 "Rows cannot be added or removed here; select structures by indexing."
             )
         frames = self.frames if keep_symmetry or self.frames is None else self.frames.without_symmetry()
-        return PerAtomArray(values, self.offsets, self.species, frames)
+        return PerAtomArray(values, self.offsets, self.species, frames, vectors=self.vectors)
 
     def __mul__(self, factor: Any) -> PerAtomArray:
         if not isinstance(factor, numbers.Real):
@@ -371,12 +390,19 @@ def _join_structures(parts: list[PerAtomArray]) -> PerAtomArray:
             "PerAtomArrays joined along axis 0 must all carry site frames or none of them; "
             f"got {len(frames)} of {len(parts)} with frames. Featurize all structures with the same frame=."
         )
+    vectors = [p.vectors for p in parts if p.vectors is not None]
+    n_vectors = [0 if p.vectors is None else p.vectors.shape[1] for p in parts]
+    if vectors and (len(vectors) != len(parts) or len(set(n_vectors)) > 1):
+        raise ValueError(
+            f"PerAtomArrays joined along axis 0 must have equally many vectors; got {_shortened(n_vectors)}."
+        )
     sizes = np.concatenate([p.counts for p in parts])
     return PerAtomArray(
         np.concatenate([p.values for p in parts]),
         np.concatenate([[0], np.cumsum(sizes)]).astype(np.intp),
         np.concatenate([p.species for p in parts]),
         _join_frames(frames) if frames else None,
+        vectors=np.concatenate(vectors) if vectors else None,
     )
 
 
@@ -412,7 +438,9 @@ def _join_columns(parts: list[PerAtomArray]) -> PerAtomArray:
             )
     values = np.concatenate([p.values for p in parts], axis=1)
     frames_kept = _join_frames_of_columns([p.frames for p in parts])
-    return PerAtomArray(values, first.offsets, first.species, frames_kept)
+    vectors = [p.vectors for p in parts if p.vectors is not None]
+    joined = np.concatenate(vectors, axis=1) if vectors else None
+    return PerAtomArray(values, first.offsets, first.species, frames_kept, vectors=joined)
 
 
 def _join_frames_of_columns(frames: list[SiteFrames | None]) -> SiteFrames | None:

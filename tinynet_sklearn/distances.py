@@ -118,7 +118,7 @@ class DistanceCounter:
             n = pair.n_bonds
             found.append(
                 PairDistances(
-                    pair=_pair_name(a, b),
+                    pair=pair_name(a, b),
                     bonds_per_frame=n / self._frames,
                     shortest=pair.shortest if n else None,
                     mean=pair.total / n if n else None,
@@ -168,9 +168,14 @@ def _codes(i: Ints, j: Ints, shifts: Ints, n_atoms: int) -> Ints:
     return codes
 
 
-def _pair_name(a: int, b: int) -> str:
-    """The metal first, as chemists write it."""
-    first, last = chemical_symbols[a], chemical_symbols[b]
-    if a != b:
-        first, last = Formula(f"{first}{last}").convert("metal").count()
-    return f"{first}-{last}"
+def metal_first(a: int, b: int) -> tuple[int, int]:
+    """Two atomic numbers in the order in which chemists write them."""
+    if a == b:
+        return a, b
+    written = Formula(f"{chemical_symbols[a]}{chemical_symbols[b]}").convert("metal").count()
+    return (a, b) if next(iter(written)) == chemical_symbols[a] else (b, a)
+
+
+def pair_name(a: int, b: int) -> str:
+    """Name such as "Ba-O", the metal first."""
+    return "-".join(chemical_symbols[z] for z in metal_first(a, b))

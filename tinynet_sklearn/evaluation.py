@@ -115,7 +115,7 @@ def fitted_steps(model: Any) -> list[Any]:
             "make_pipeline(CycleMomentFeaturizer(...), BPNNPotential(...)) and fit it."
         )
     steps = [(name, step) for name, step in pipeline.steps if step is not None and step != "passthrough"]
-    if not any(featurizers(step) or isinstance(step, SmoothMomentFeaturizer) for _, step in steps):
+    if not any(_embeds(step) for _, step in steps):
         names = ", ".join(type(step).__name__ for _, step in steps)
         raise ValueError(
             f"model must begin with a CycleMomentFeaturizer; got a pipeline of {names}. Put the featurizer "
@@ -184,7 +184,14 @@ def check_ranges(on_extrapolation: str, regressor: Any) -> None:
 
 
 def featurizers(step: Any) -> list[CycleMomentFeaturizer]:
-    """Featurizers with a topology in a step."""
+    """Featurizers with a reference in a step."""
     if isinstance(step, FeatureUnion):
         return [found for _, part in step.transformer_list for found in featurizers(part)]
-    return [step] if isinstance(step, CycleMomentFeaturizer) else []
+    return [step] if isinstance(step, CycleMomentFeaturizer) and step.topology == "reference" else []
+
+
+def _embeds(step: Any) -> bool:
+    """Whether a step, or a part of it, makes features of structures."""
+    if isinstance(step, FeatureUnion):
+        return any(_embeds(part) for _, part in step.transformer_list)
+    return isinstance(step, CycleMomentFeaturizer | SmoothMomentFeaturizer)

@@ -7,6 +7,7 @@ from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
+from ase.data import chemical_symbols
 from joblib import Parallel, delayed, effective_n_jobs
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
@@ -15,8 +16,17 @@ from sklearn.utils.validation import check_is_fitted
 
 from tinynet_sklearn._validation import physical_memory
 from tinynet_sklearn.containers import PerAtomArray
+from tinynet_sklearn.embedding_settings import check_embedding_settings
 from tinynet_sklearn.frames import ColumnSymmetry, SiteFrames
-from tinynet_sklearn.graph import as_bond_rule, bond_graph, check_bonds
+from tinynet_sklearn.graph import as_bond_rule, bond_graph, check_bonded, check_bonds, coinciding_atoms
+from tinynet_sklearn.individual import (
+    Frame,
+    IndividualEmbedding,
+    IndividualGeometry,
+    held_in_range,
+    learned_layout,
+    widen_ranges,
+)
 from tinynet_sklearn.path_geometry import PathGeometry
 from tinynet_sklearn.paths import PathSpec, atom_paths, check_size, count_paths, hop_ball
 from tinynet_sklearn.potential_targets import PotentialTargets
@@ -24,7 +34,7 @@ from tinynet_sklearn.reference import lay_onto, mean_structure, mismatch
 from tinynet_sklearn.repetition import repeat_topology
 from tinynet_sklearn.sites import Sites, candidate_rotations, find_sites
 from tinynet_sklearn.structures import AtomicStructure, as_structures, is_structure, raise_problems
-from tinynet_sklearn.tables import PathTable, column_layout, column_symmetry, path_table
+from tinynet_sklearn.tables import ColumnLayout, PathTable, column_layout, column_symmetry, path_table
 
 Floats = NDArray[np.floating]
 
@@ -55,9 +65,19 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         What is bonded. A float is a cutoff (Angstrom) between different species; a mapping such as
         ``{"Ti-O": 2.7, "Ba-O": 3.6}`` has one per pair; "natural" uses ASE's covalent radii times 1.15. See
         `CutoffBonds`, `PairBonds`, `NaturalBonds`, `NearNeighborBonds`.
-    topology : {"reference"}, default="reference"
-        One bond graph, that of ``reference``, serves all structures, which must have the same atoms in
-        the same order; only distances change. For crystals that keep their bonds.
+    topology : {"reference", "each"}, default="reference"
+        "reference": one bond graph, that of ``reference``, serves all structures, which must have the same
+        atoms in the same order; only distances change. For crystals that keep their bonds. "each": every
+        structure has a bond graph of its own, so that atoms, compositions and bonds may differ; the numbers
+        of columns are learned in `fit`. For surfaces, defects, liquids, molecules, alloys.
+    fade : float, default=0.0
+        Angstrom; with ``topology="each"``, bonds fade out over this width below their cutoff, so that columns
+        do not jump as bonds form and break. Needs bonds that are made of cutoffs, and ``neighbors="unique"``.
+    overflow : {"error", "truncate", "clip"}, default="error"
+        With ``topology="each"``, what `transform` does with an atom that has more neighbours or walks than
+        any in `fit`: refuse it; leave out the farthest neighbours and the longest walks; or leave these out
+        and hold every column within its range in `fit`, too, so that no network is asked beyond what it
+        learned.
     reference : "mean", "first" or structure, default="mean"
         Whose bond graph and symmetry are used: the mean of the structures passed to `fit` (least
         disturbed by thermal motion), the first of them, or a given one.
@@ -66,16 +86,23 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
     duplicates : {"merge", "keep"}, default="merge"
         Walks over the same bonds, such as a cycle and its reverse, always have equal entries: keep
         one or all.
-    order : {"direction", "value", "depth-first"}, default="direction"
-        Order of entries: "direction", slots that mean the same for equivalent atoms, ordered by
-        species and direction in the reference; "value", walks by value inside each species sequence,
-        neighbours by distance inside each species, per frame (invariant under any renumbering);
-        "depth-first", as published: walks by value inside each length, neighbours as a depth-first search
-        by atom number meets them.
-    frame : {"site", "lab"}, default="site"
-        Coordinates in a frame attached to the site, which turns with the crystal and is the same for all
-        atoms that a rotation of the lattice makes equivalent, or in the lab frame. "site" needs
-        ``order="direction"``.
+    order : {"auto", "direction", "value", "depth-first"}, default="auto"
+        Order of entries; "auto" is "direction" with a reference, "value" for each. "direction", slots that
+        mean the same for equivalent atoms, ordered by species and direction in the reference; "value", walks
+        by value inside each species sequence, neighbours by distance inside each species, per frame
+        (invariant under any renumbering); "depth-first", as published: walks by value inside each length,
+        neighbours as a depth-first search by atom number meets them.
+    blocks : {"species", "hops"}, default="species"
+        With ``order="value"``, entries are sorted inside each species sequence, or inside each number of
+        hops; then the number of columns does not grow with the number of species. Add
+        ``species_columns=True`` there.
+    frame : {"auto", "site", "neighbors", "lab"}, default="auto"
+        How coordinates are written. "site": in a frame attached to the site, which turns with the crystal and
+        is the same for all atoms that a rotation of the lattice makes equivalent; needs
+        ``order="direction"``. "neighbors": columns hold exp(-distance), and the directions of the neighbours
+        go along beside them (``features.vectors``), on which `BPNNRegressor` builds vectors that turn with
+        the structure; needs ``topology="each"``. "lab": in the frame of the laboratory. "auto" is "site" with
+        slots in directions, "neighbors" with ``topology="each"``, else "lab".
     coordinates : {"vectors", "distances"}, default="vectors"
         What is said of a neighbour: its relative position, or ``exp(-distance)`` alone. With distances the
         whole vector is invariant under rotations and knows its derivatives: what `BPNNPotential` needs.
@@ -98,11 +125,16 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
     reference_ : AtomicStructure
         Structure behind the bond graph.
     table_ : PathTable
-        Index tables; ``table_.graph`` is the bond graph, ``table_.layout`` says what stands where.
+        Index tables; ``table_.graph`` is the bond graph.
+    layout_ : ColumnLayout
+        What stands where.
     sites_ : Sites
         Classes of equivalent atoms.
     symmetry_ : ColumnSymmetry or None
-        How the site groups act on the columns; None with ``frame="lab"``.
+        How the site groups act on the columns; None unless frames are those of sites. This and the attributes
+        above, but ``layout_``, exist with ``topology="reference"`` only.
+    ranges_ : dict of int to (ndarray, ndarray)
+        Smallest and largest value of each column in `fit`, by atomic number; with ``overflow="clip"`` only.
     n_features_out_ : int
         Length of the vectors.
 
@@ -129,12 +161,15 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         "N": [Interval(Integral, 0, None, closed="left")],
         "paths": [StrOptions({"all", "simple"})],
         "bonds": "no_validation",  # checked by as_bond_rule
-        "topology": [StrOptions({"reference"})],
+        "topology": [StrOptions({"reference", "each"})],
+        "fade": [Interval(Real, 0, None, closed="left")],
+        "overflow": [StrOptions({"error", "truncate", "clip"})],
         "reference": "no_validation",  # checked by as_structures
         "neighbors": [StrOptions({"unique", "walks"})],
         "duplicates": [StrOptions({"merge", "keep"})],
-        "order": [StrOptions({"direction", "value", "depth-first"})],
-        "frame": [StrOptions({"site", "lab"})],
+        "order": [StrOptions({"auto", "direction", "value", "depth-first"})],
+        "blocks": [StrOptions({"species", "hops"})],
+        "frame": [StrOptions({"auto", "site", "neighbors", "lab"})],
         "coordinates": [StrOptions({"vectors", "distances"})],
         "aggregate": [StrOptions({"sum"}), None],
         "odd_walks": ["boolean"],
@@ -144,6 +179,11 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         "dtype": [StrOptions({"float64", "float32"})],
     }
 
+    #: For models that were saved by versions without these parameters.
+    fade: float = 0.0
+    overflow: str = "error"
+    blocks: str = "species"
+
     def __init__(
         self,
         n: int = 4,
@@ -152,11 +192,14 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         bonds: Any = 3.1,
         *,
         topology: str = "reference",
+        fade: float = 0.0,
+        overflow: str = "error",
         reference: Any = "mean",
         neighbors: str = "unique",
         duplicates: str = "merge",
-        order: str = "direction",
-        frame: str = "site",
+        order: str = "auto",
+        blocks: str = "species",
+        frame: str = "auto",
         coordinates: str = "vectors",
         aggregate: str | None = None,
         odd_walks: bool = True,
@@ -170,10 +213,13 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         self.paths = paths
         self.bonds = bonds
         self.topology = topology
+        self.fade = fade
+        self.overflow = overflow
         self.reference = reference
         self.neighbors = neighbors
         self.duplicates = duplicates
         self.order = order
+        self.blocks = blocks
         self.frame = frame
         self.coordinates = coordinates
         self.aggregate = aggregate
@@ -232,17 +278,12 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         TypeError
             If X is not a list of structures.
         """
-        if self.frame == "site" and self.order != "direction":
-            raise ValueError(
-                f"frame='site' needs order='direction', got order={self.order!r}: sorted entries have no "
-                "site. Use frame='lab'."
-            )
-        if self.coordinates == "distances" and self.species_columns:
-            raise ValueError(
-                "species_columns=True puts atomic numbers before the vectors of neighbours, which "
-                "coordinates='distances' leaves out. Set species_columns=False."
-            )
+        check_embedding_settings(self, self._order(), self._frame())
         structures = as_structures(X)
+        self._individual: IndividualEmbedding | None = None
+        if self.topology == "each":
+            self._fit_each(structures)
+            return self
         self.reference_ = self._reference(structures)
         graph = bond_graph(self.reference_, as_bond_rule(self.bonds))
         check_bonds(graph, self.reference_, self.bonds)
@@ -256,26 +297,20 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         spec = self._spec()
         counts = count_paths(graph, spec)
         check_size(counts, spec)
-        if self.n % 2 and not (self.n in counts.walks and counts.walks[self.n].any()):
-            cause = "odd_walks=False leaves out walks of odd length."
-            if self.odd_walks:
-                cause = (
-                    f"no atom has a closed walk of {self.n} hops on this bond graph. "
-                    "Odd walks need rings of bonds of odd length."
-                )
-            message = f"n={self.n} adds nothing to n={self.n - 1}: {cause}"
-            warnings.warn(message, UserWarning, stacklevel=3)  # past scikit-learn's wrapper of fit
+        self._warn_if_idle(self.n in counts.walks and bool(counts.walks[self.n].any()))
         balls = [hop_ball(graph, atom, max(spec.radius, 1)) for atom in range(graph.n_atoms)]
         rotations = np.eye(3)[None]
-        if self.frame == "site":
+        if self._frame() == "site":
             rotations = candidate_rotations(self.reference_)
         self.sites_: Sites = find_sites(self.reference_, balls, rotations, self.site_tolerance)
-        ranks = [np.arange(len(ball)) for ball in balls] if self.order == "depth-first" else self.sites_.ranks
+        ranks = (
+            [np.arange(len(ball)) for ball in balls] if self._order() == "depth-first" else self.sites_.ranks
+        )
         paths = [atom_paths(ball, spec, rank) for ball, rank in zip(balls, ranks, strict=True)]
         layout = column_layout(paths, spec)
         self.table_: PathTable = path_table(graph, paths, spec, layout)
         self.symmetry_: ColumnSymmetry | None = None
-        if self.frame == "site":
+        if self._frame() == "site":
             self.symmetry_ = column_symmetry(self.sites_, paths, spec, layout)
         self.n_features_out_ = layout.n_columns
         return self
@@ -300,6 +335,8 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         """
         check_is_fitted(self)
         structures = as_structures(X)
+        if self.topology == "each":
+            return self._transform_each(X, structures)
         _check_atoms(structures, self.reference_)
         problems: list[str] = []
         n_atoms = len(self.reference_)
@@ -339,6 +376,7 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         -------
         CycleMomentFeaturizer
             ``reference_``, ``table_`` and ``sites_`` have the structure's atoms; columns mean what they did.
+            With ``topology="each"`` there is nothing to adapt.
 
         Raises
         ------
@@ -348,6 +386,8 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         check_is_fitted(self)
         (target,) = as_structures([structure], name="structure")
         adapted = copy.copy(self)
+        if self.topology == "each":
+            return adapted
         adapted.reference_, adapted.table_, adapted.sites_ = repeat_topology(
             self.reference_, self.table_, self.sites_, self._spec(), target
         )
@@ -367,9 +407,121 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         ndarray of str objects, shape (n_features_out_,)
         """
         check_is_fitted(self)
-        return np.asarray(self.table_.layout.names(), dtype=object)
+        return np.asarray(self.layout_.names(), dtype=object)
+
+    @property
+    def layout_(self) -> ColumnLayout:
+        """What stands in which column."""
+        check_is_fitted(self)
+        return self.table_.layout if self.topology == "reference" else self._learned_layout
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_individual"}  # made on demand
+
+    def _fit_each(self, structures: list[AtomicStructure]) -> None:
+        embedding = self._embedding()
+        problems = [f"structure {k}: {p}" for k, s in enumerate(structures) for p in coinciding_atoms(s)]
+        raise_problems("X has structures with atoms in the same place", problems)
+        self._learned_layout = learned_layout(embedding, structures)
+        bonded = {centre for (centre, *_), _, _ in self._learned_layout.blocks}
+        self.species_ = np.unique(np.concatenate([s.numbers for s in structures]))
+        if self.n >= 2 or self.N >= 1:
+            check_bonded(self.species_, bonded, self.bonds)
+        self._warn_if_idle(
+            any(hops == self.n for (_, kind, hops, _), _, _ in self.layout_.blocks if kind != "N")
+        )
+        self.n_features_out_ = self.layout_.n_columns
+        self.ranges_: dict[int, tuple[Floats, Floats]] = {}
+        if self.overflow == "clip":
+            for structure in structures:
+                frame, _ = embedding.compute(structure, self.layout_, keep_fitting=False)
+                if frame is not None:
+                    widen_ranges(self.ranges_, structure.numbers, frame.values)
+
+    def _transform_each(self, X: Sequence[Any], structures: list[AtomicStructure]) -> PerAtomArray:
+        unseen = [
+            f"structure {k}: atom {(s.numbers == z).argmax()} is {chemical_symbols[z]}"
+            for k, s in enumerate(structures)
+            for z in np.setdiff1d(s.numbers, self.species_)
+        ]
+        known = ", ".join(chemical_symbols[z] for z in self.species_)
+        raise_problems(f"X has atoms of species that fit has not seen (it saw {known})", unseen)
+        offsets = np.concatenate([[0], np.cumsum([len(s) for s in structures])])
+        values = self._allocate(int(offsets[-1]))
+        chunks = [slice(start, start + CHUNK) for start in range(0, len(structures), CHUNK)]
+        parallel = Parallel(
+            n_jobs=min(effective_n_jobs(self.n_jobs), len(chunks)), prefer="threads", return_as="generator"
+        )
+        frames: list[Frame] = []
+        problems: list[str] = []
+        for found, complaints in parallel(delayed(self._frames_of)(structures[c], c.start) for c in chunks):
+            frames += found
+            problems += complaints
+        raise_problems(
+            "X has atoms with more walks or neighbours than any in fit; fit on structures with such "
+            "surroundings, or "
+            "set overflow='truncate' or 'clip'",
+            problems,
+        )
+        crowded = [
+            f"structure {k}: {problem}"
+            for k, frame in enumerate(frames)
+            if frame.crowded
+            for problem in coinciding_atoms(frame.structure)
+        ]
+        raise_problems("X has structures with atoms in the same place", crowded)
+        for k, frame in enumerate(frames):
+            values[offsets[k] : offsets[k + 1]] = frame.values
+        vectors = [frame.vectors for frame in frames if frame.vectors is not None]
+        geometry = None
+        # "neighbors" has invariant columns, too, but is asked for by those who predict vectors
+        if (self.coordinates == "distances" or self.N == 0) and not (self.fade and self.N > 1):
+            geometry = IndividualGeometry(frames, PotentialTargets.from_structures(X))
+        return PerAtomArray(
+            values,
+            offsets,
+            np.concatenate([s.numbers for s in structures]),
+            geometry=geometry,
+            vectors=np.concatenate(vectors) if vectors else None,
+        )
+
+    def _frames_of(self, structures: list[AtomicStructure], start: int) -> tuple[list[Frame], list[str]]:
+        embedding = self._embedding()
+        frames, problems = [], []
+        for k, structure in enumerate(structures, start=start):
+            frame, found = embedding.compute(structure, self.layout_, keep_fitting=self.overflow != "error")
+            problems += [f"structure {k}: {problem}." for problem in found]
+            if frame is not None:
+                frames.append(held_in_range(frame, self.ranges_) if self.overflow == "clip" else frame)
+        return frames, problems
+
+    def _embedding(self) -> IndividualEmbedding:
+        """Computes with a topology for each structure; remembers some."""
+        embedding: IndividualEmbedding | None = getattr(self, "_individual", None)
+        if embedding is None:
+            directed = self._frame() == "neighbors"
+            embedding = IndividualEmbedding(
+                as_bond_rule(self.bonds), self._spec(), float(self.fade), directed
+            )
+            self._individual = embedding
+        return embedding
+
+    def _warn_if_idle(self, used: bool) -> None:
+        """Tell that the longest walks are of odd length and there are none."""
+        if self.n % 2 == 0 or used:
+            return
+        cause = "odd_walks=False leaves out walks of odd length."
+        if self.odd_walks:
+            cause = (
+                f"no atom has a closed walk of {self.n} hops on this bond graph. "
+                "Odd walks need rings of bonds of odd length."
+            )
+        message = f"n={self.n} adds nothing to n={self.n - 1}: {cause}"
+        warnings.warn(message, UserWarning, stacklevel=4)  # past scikit-learn's wrapper of fit
 
     def _spec(self) -> PathSpec:
+        order = self._order()
         return PathSpec(
             n=int(self.n),
             N=int(self.N),
@@ -378,13 +530,27 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
             unique_neighbors=self.neighbors == "unique",
             odd_walks=bool(self.odd_walks),
             sum_walks=self.aggregate == "sum",
-            by_class=self.order != "depth-first",
-            sort_by_value=self.order != "direction" and self.aggregate is None,
-            sort_neighbors=self.order == "value",
+            by_class=order != "depth-first" and self.blocks == "species",
+            sort_by_value=order != "direction" and self.aggregate is None,
+            sort_neighbors=order == "value",
             neighbor_species=bool(self.species_columns),
             own_species=bool(self.species_columns),
-            distances=self.coordinates == "distances",
+            distances=self.coordinates == "distances" or self._frame() == "neighbors",
         )
+
+    def _order(self) -> str:
+        """Order of entries, "auto" resolved."""
+        return (
+            {"reference": "direction", "each": "value"}[self.topology] if self.order == "auto" else self.order
+        )
+
+    def _frame(self) -> str:
+        """Frame of coordinates, "auto" resolved."""
+        if self.frame != "auto":
+            return self.frame
+        if self.topology == "each":
+            return "neighbors" if self.coordinates == "vectors" else "lab"
+        return "site" if self._order() == "direction" else "lab"
 
     def _reference(self, structures: list[AtomicStructure]) -> AtomicStructure:
         if is_structure(self.reference):
@@ -429,7 +595,7 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
                 problems.append(f"structure {start + k}: {problem}.")
                 continue
             frames = np.broadcast_to(np.eye(3), (n_atoms, 3, 3))
-            if self.frame == "site":
+            if self._frame() == "site":
                 frames = self.sites_.rotations @ turns[k].T
             self.table_.entries(laid[k], structure.cell, frames, rows[k * n_atoms : (k + 1) * n_atoms])
         return rows, laid, turns, problems
@@ -448,7 +614,7 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         )
 
     def _frames(self, turns: NDArray[np.float64]) -> SiteFrames | None:
-        if self.frame != "site":
+        if self._frame() != "site":
             return None
         rotations = self.sites_.rotations[None] @ turns.transpose(0, 2, 1)[:, None]
         return SiteFrames(

@@ -103,6 +103,15 @@ class BondRule(Protocol):
         ...
 
 
+@runtime_checkable
+class CutoffRule(BondRule, Protocol):
+    """A bond rule that is made of cutoffs, so that bonds can fade before they end."""
+
+    def limits(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Cutoff (Angstrom) of pairs of the atomic numbers ``a`` and ``b``, shape (n_pairs,)."""
+        ...
+
+
 @dataclass(frozen=True)
 class CutoffBonds:
     """Bond where the distance is below one cutoff.
@@ -124,6 +133,10 @@ class CutoffBonds:
             raise ValueError(f"cutoff must be positive and finite (Angstrom), got {self.cutoff!r}.")
         i, j, shifts, _ = pairs_within(structure, float(self.cutoff))
         return _select(structure, i, j, shifts, np.ones(len(i), dtype=bool), self.heteroatomic)
+
+    def limits(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Cutoff of bonded pairs; see `CutoffRule`."""
+        return np.full(len(a), float(self.cutoff))
 
 
 @dataclass(frozen=True)
@@ -147,6 +160,13 @@ class PairBonds:
         for (a, b), limit in limits.items():
             bonded |= (((z_i == a) & (z_j == b)) | ((z_i == b) & (z_j == a))) & (lengths < limit)
         return _select(structure, i, j, shifts, bonded, heteroatomic=False)
+
+    def limits(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Cutoff of bonded pairs; see `CutoffRule`."""
+        cutoffs = np.zeros(len(a))
+        for (first, last), limit in self._by_number().items():
+            cutoffs[((a == first) & (b == last)) | ((a == last) & (b == first))] = limit
+        return cutoffs
 
     def _by_number(self) -> dict[tuple[int, int], float]:
         if not self.cutoffs:
@@ -184,6 +204,11 @@ class NaturalBonds:
         radii = self.factor * covalent_radii[structure.numbers]
         i, j, shifts, lengths = pairs_within(structure, 2.0 * float(radii.max()))
         return _select(structure, i, j, shifts, lengths < radii[i] + radii[j], self.heteroatomic)
+
+    def limits(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Cutoff of bonded pairs; see `CutoffRule`."""
+        limits: NDArray[np.float64] = float(self.factor) * (covalent_radii[a] + covalent_radii[b])
+        return limits
 
 
 @dataclass(frozen=True)
@@ -329,12 +354,9 @@ def check_bonds(graph: BondGraph, structure: AtomicStructure, bonds: Any) -> Non
     ValueError
         With the atoms at fault.
     """
-    near = bond_graph(structure, CutoffBonds(MIN_DISTANCE, heteroatomic=False))
-    lengths = near.bond_lengths(structure.positions, structure.cell)
     problems = [
-        f"atoms {i} and {j} are {length:.2g} Angstrom apart; remove one of them (if it is only their mean "
-        "positions that meet, use reference='first')."
-        for i, j, length in zip(near.first, near.last, lengths, strict=True)
+        f"{problem} (if it is only their mean positions that meet, use reference='first')."
+        for problem in coinciding_atoms(structure)
     ]
     isolated = np.flatnonzero(graph.coordination == 0)
     if len(isolated):
@@ -344,6 +366,42 @@ def check_bonds(graph: BondGraph, structure: AtomicStructure, bonds: Any) -> Non
             "none); raise the cutoff, or bond like atoms with CutoffBonds(cutoff, heteroatomic=False)."
         )
     raise_problems(f"bonds={bonds!r} gives no usable bond graph of the reference structure", problems)
+
+
+def coinciding_atoms(structure: AtomicStructure) -> list[str]:
+    """Which atoms are closer than `MIN_DISTANCE`, and what to do."""
+    near = bond_graph(structure, CutoffBonds(MIN_DISTANCE, heteroatomic=False))
+    lengths = near.bond_lengths(structure.positions, structure.cell)
+    return [
+        f"atoms {i} and {j} are {length:.2g} Angstrom apart; remove one of them"
+        for i, j, length in zip(near.first, near.last, lengths, strict=True)
+    ]
+
+
+def check_bonded(species: NDArray[np.int64], bonded: set[int], bonds: Any) -> None:
+    """Refuse species of which no atom has a bond in any structure.
+
+    Parameters
+    ----------
+    species : ndarray of int
+        All atomic numbers.
+    bonded : set of int
+        Those with bonds.
+    bonds : object
+        The rule as the user gave it, for the message.
+
+    Raises
+    ------
+    ValueError
+        With their names.
+    """
+    missing = [chemical_symbols[z] for z in species if int(z) not in bonded]
+    if missing:
+        raise ValueError(
+            f"bonds={bonds!r} gives no bonds to any atom of {', '.join(missing)} in X. Raise the "
+            "cutoff, name pairs "
+            "with these species, or bond like atoms with CutoffBonds(cutoff, heteroatomic=False)."
+        )
 
 
 def _is_length(value: Any) -> bool:

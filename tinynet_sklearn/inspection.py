@@ -15,6 +15,7 @@ from ase.data import chemical_symbols
 from ase.formula import Formula
 from numpy.typing import NDArray
 
+from tinynet_sklearn.bond_suggestion import checked_range, suggestion
 from tinynet_sklearn.distances import (
     HISTOGRAM_RANGE,
     DistanceCounter,
@@ -26,6 +27,7 @@ from tinynet_sklearn.distances import (
 from tinynet_sklearn.graph import BondGraph, BondRule, as_bond_rule, bond_graph
 from tinynet_sklearn.io import stored_forces
 from tinynet_sklearn.lengths import VectorLength, vector_lengths
+from tinynet_sklearn.pair_distributions import pair_distributions
 from tinynet_sklearn.reference import mean_structure, overstretched_bond, unwrapped
 from tinynet_sklearn.structures import AtomicStructure, as_structures
 
@@ -107,12 +109,16 @@ class ForceStatistics:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Everything that `inspect_structures` found; `lengths` is empty where there are no bonds."""
+    """Everything that `inspect_structures` found.
+
+    `lengths` is empty where there are no bonds. `suggested_bonds` are those of `suggest_bonds`, Angstrom.
+    """
 
     n_frames: int
     species: dict[str, int]
     topologies: list[Topology]
     distances: list[PairDistances]
+    suggested_bonds: dict[str, float]
     lengths: list[VectorLength]
     forces: ForceStatistics
     findings: list[Finding]
@@ -188,6 +194,7 @@ def inspect_structures(
         species=_species_counts(usable),
         topologies=topologies,
         distances=pairs,
+        suggested_bonds=_suggested_bonds(list(usable.values())),
         lengths=[] if graph is None or not graph.n_bonds else vector_lengths(graph, n_values, N_values),
         forces=forces,
         findings=sorted(findings, key=lambda finding: not finding.problem),
@@ -288,6 +295,13 @@ def _not_one_crystal(strangers: dict[int, tuple[int, int, float, float]]) -> Fin
         f"{frame} and {usual:.2f} in the mean structure. Split the file, or bring the atoms into one order."
     )
     return Finding(True, message, list(strangers))
+
+
+def _suggested_bonds(structures: list[AtomicStructure]) -> dict[str, float]:
+    if not structures:
+        return {}
+    distributions = pair_distributions(structures, checked_range(None, structures))
+    return suggestion(structures, distributions).cutoffs
 
 
 def _check_topologies(

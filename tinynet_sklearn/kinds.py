@@ -173,7 +173,7 @@ def _kind(
     no_flips = np.full((len(parents), int(hops.sum())), -1)
     if network.stack is None:
         raise ValueError("a network is no plain stack of dense layers.")
-    stack, target_scale, target_offset = folded(network.stack.astype(np.float64), network.targets)
+    stack, target_scale, target_offset = folded(network.stack.astype(np.float64), network.column_targets)
     first, bias = action.fold(stack.weights[0], stack.biases[0])
     split = SignSplit.of(action)
     shape = (len(network.inputs.columns), action.n_operations, len(stack.biases[0]))

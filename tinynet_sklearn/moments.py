@@ -18,7 +18,8 @@ hops  walk                                     column
                                                :math:`f(ik)\, h_a(ij)\, h_b(jk)\, h_c(kl)\, h_d(li)`
 ====  =======================================  ==============================================================
 
-each for the species of j (and k, and l). Why these:
+each for the species of j (and k, and l), or for channels: then j counts with the weight w_c(Z_j) of its
+species in channel c, and so do k and l in theirs; see `tinynet_sklearn.channels`. Why these:
 
 - The polynomials span ``exp(-k decay d) f(d)``: several decays instead of the one of the embedding, and well
   conditioned. Of the hop there and the hop back, which are the same bond, one is kept.
@@ -78,6 +79,9 @@ class SmoothMoments:
     decay : float, default=0.3
         Per Angstrom, of the exponential of the hops. With several orders it matters little; the smaller, the
         more evenly they resolve all distances.
+    weights : tuple of tuples of float, or None, default=None
+        Of each species in each channel, shape (n_species, n_channels). None makes every species a channel of
+        its own.
 
     Raises
     ------
@@ -94,6 +98,7 @@ class SmoothMoments:
     triangle_cutoff: float | None = None
     inner: float = 1.5
     decay: float = 0.3
+    weights: tuple[tuple[float, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         numbers = list(self.species)
@@ -126,6 +131,15 @@ class SmoothMoments:
                 f"inner must be at least 0 and below the cutoff of {self.ring_cutoff:g} Angstrom, "
                 f"got {self.inner!r}."
             )
+        if self.weights is not None:
+            lengths = {len(row) for row in self.weights}
+            if len(self.weights) != len(numbers) or len(lengths) != 1 or lengths == {0}:
+                raise ValueError(
+                    f"weights must hold one row for each of the {len(numbers)} species, with one number for "
+                    f"each channel; got rows of {[len(row) for row in self.weights]} numbers."
+                )
+            if not np.isfinite(self.weights).all():
+                raise ValueError(f"weights must be finite; got {self.weights!r}.")
 
     @property
     def ring_cutoff(self) -> float:
@@ -133,18 +147,38 @@ class SmoothMoments:
         return self.cutoff if self.triangle_cutoff is None else self.triangle_cutoff
 
     @property
+    def n_channels(self) -> int:
+        """Number of channels in which atoms count; without weights, of species."""
+        return len(self.species) if self.weights is None else len(self.weights[0])
+
+    @property
     def n_columns(self) -> int:
         """Number of columns."""
-        return len(self.names())
+        c, a, b = self.n_channels, self.n_triangle, self.n_square**2
+        pairs = c * (c - 1) // 2  # of different channels
+        count = c * self.n_pair
+        if self.n >= 3:
+            count += a * (c * (a * (a + 1) // 2) + pairs * a**2)
+        if self.n >= 4:
+            count += c * (c * (b * (b + 1) // 2) + pairs * b**2)
+        return count
+
+    @property
+    def channel_names(self) -> list[str]:
+        """Symbols of the species, or ``w0``, ``w1``, ... of the channels that stand in for them."""
+        if self.weights is not None:
+            return [f"w{channel}" for channel in range(self.n_channels)]
+        return [chemical_symbols[number] for number in self.species]
 
     def names(self) -> list[str]:
         """Name of each column.
 
         ``mu2[O]2`` is the sum over O neighbours of the hop of order 2, ``mu3[O-Ti]0,1,3`` the sum over walks
         to an O, on to a Ti and back, with hops of order 0, 1 and 3 in this order, and ``mu4[O-Ti-O]0,1,1,0``
-        the same for four hops.
+        the same for four hops. ``mu3[w0-w2]0,1,3`` is a sum over walks to any atom and on to any atom, times
+        the weight of the former in channel 0 and that of the latter in channel 2.
         """
-        symbols = [chemical_symbols[number] for number in self.species]
+        symbols = self.channel_names
         names = [f"mu2[{symbol}]{a}" for symbol, a in product(symbols, range(self.n_pair))]
         if self.n >= 3:
             for (s, there), (t, third) in combinations_with_replacement(enumerate(symbols), 2):
@@ -162,7 +196,7 @@ class SmoothMoments:
 
     def basis(self) -> Basis:
         """The same for the kernels."""
-        m, n_triangle, n_square = len(self.species), self.n_triangle, self.n_square
+        m, n_triangle, n_square = self.n_channels, self.n_triangle, self.n_square
         triangle_columns = np.full((m, m), -1)
         square_columns = np.full((m, m, m), -1)
         column = m * self.n_pair
@@ -177,7 +211,8 @@ class SmoothMoments:
                     square_columns[across, s, t] = column
                     column += n_square**2 * (n_square**2 + 1) // 2 if s == t else n_square**4
         return Basis(
-            n_species=m,
+            n_species=len(self.species),
+            n_channels=m,
             cutoff=float(self.cutoff),
             ring_cutoff=float(self.ring_cutoff),
             inner=float(self.inner),
@@ -185,6 +220,8 @@ class SmoothMoments:
             pair_orders=tuple(range(self.n_pair)),
             ring_orders=tuple(range(n_triangle if self.n >= 3 else 0)),
             square_orders=tuple(range(n_square if self.n >= 4 else 0)),
+            mixed=() if self.weights is None else tuple(range(m)),
+            weights=np.eye(m) if self.weights is None else np.array(self.weights),
             triangle_columns=triangle_columns,
             square_columns=square_columns,
         )
@@ -283,6 +320,16 @@ class SmoothGeometry:
     def definition(self) -> SmoothMoments:
         """What the columns are."""
         return self._definition
+
+    @property
+    def basis(self) -> Basis:
+        """The definition, for the kernels."""
+        return self._basis
+
+    @property
+    def tables(self) -> Tables:
+        """Bonds and triangles of all structures."""
+        return self._tables
 
     @property
     def n_rows(self) -> int:

@@ -4,8 +4,9 @@
 
 over rows i with weights that sum to one and k outputs; p is the network's output, averaged over the site
 group of the row where there is one (`equivariance`), and sent through a link if the outputs must obey
-something (`target_maps`). The scatter, times a weight of its own, is the mean
-squared distance between p and the outputs for the images of the row, turned back.
+something (`target_maps`), or summed up as coefficients of vectors (`vector_targets`). The scatter, times a
+weight of its own, is the mean squared distance between p and the outputs for the images of the row, turned
+back.
 
 The last layer is linear, so its best weights for given hidden layers solve a small linear system.
 `StackObjective.projected` puts them in and returns the slope of what is left, a function of the hidden layers
@@ -30,6 +31,7 @@ from tinynet_sklearn.frames import FloatArray
 from tinynet_sklearn.networks import DenseStack
 from tinynet_sklearn.recorder import TrainingSet
 from tinynet_sklearn.scaling import BLOCK_ROWS, row_blocks
+from tinynet_sklearn.vector_targets import combined
 
 __all__ = ["StackObjective", "averaged_forward"]
 
@@ -49,6 +51,7 @@ class _Part:
     targets: FloatArray
     weight: FloatArray
     action: GroupAction
+    basis: FloatArray | None
 
     @property
     def blocks(self) -> Iterator[slice]:
@@ -127,12 +130,13 @@ class StackObjective:
         self._alpha = alpha
         self._scatter = scatter
         self._decays = stack.kernel_mask()
-        self._n_outputs = stack.n_outputs
+        self._n_outputs = data.targets.shape[1]
         self._link = data.link
         self._parts = []
         for site, action in enumerate(data.actions):
             rows = slice(None) if len(data.actions) == 1 else np.flatnonzero(data.site == site)
-            self._parts.append(_Part(data.rows[rows], data.targets[rows], data.weight[rows], action))
+            basis = None if data.basis is None else data.basis[rows]
+            self._parts.append(_Part(data.rows[rows], data.targets[rows], data.weight[rows], action, basis))
 
     def on(self, data: TrainingSet) -> StackObjective:
         """The same loss over other rows."""
@@ -237,6 +241,10 @@ class StackObjective:
         targets = hidden.part.targets[hidden.block]
         if self._link is not None:
             return self._link.residual(average, targets)
+        if hidden.part.basis is not None:
+            basis = hidden.part.basis[hidden.block]
+            residual = combined(average, basis) - targets
+            return residual, np.matmul(basis, residual[:, :, None])[:, :, 0]
         residual = average - targets
         return residual, residual
 

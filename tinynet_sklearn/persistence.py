@@ -77,6 +77,7 @@ TRUSTED_TYPES = (
             "target_maps.LinkedTargets",
             "target_maps.OutputLink",
             "training.AtomNetwork",
+            "vector_targets.VectorTargets",
         )
     ),
 )

@@ -69,7 +69,7 @@ class PipelineEngine:
         reason = next(filter(None, (mismatch(structure, part.reference_) for part in parts)), None)
         if reason is not None:
             return reason
-        # smooth moments know no reference
+        # graphs for each structure and smooth moments know no reference
         same = np.array_equal(structure.numbers, self._numbers) and np.array_equal(structure.pbc, self._pbc)
         return None if same else "it has other atoms, or another periodicity"
 
@@ -140,7 +140,7 @@ def _adapted(step: Any, structure: AtomicStructure) -> Any:
         union = copy.copy(step)
         union.transformer_list = [(name, _adapted(part, structure)) for name, part in step.transformer_list]
         return union
-    if not isinstance(step, CycleMomentFeaturizer):
+    if not isinstance(step, CycleMomentFeaturizer) or step.topology == "each":
         return step
     if lies_on(structure, step.reference_, step.table_.graph):
         return step

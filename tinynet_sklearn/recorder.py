@@ -50,6 +50,9 @@ class TrainingSet:
         Which of the actions is a row's own.
     link : OutputLink or None, default=None
         What the outputs go through before they are compared with the targets.
+    basis : ndarray of shape (n_rows, n_outputs, 3) or None, default=None
+        Vectors of which the outputs are the coefficients; their sum is compared with the targets, shape
+        (n_rows, 3).
     """
 
     rows: FloatArray
@@ -59,6 +62,7 @@ class TrainingSet:
     actions: tuple[GroupAction, ...]
     site: IntArray
     link: OutputLink | None = None
+    basis: FloatArray | None = None
 
     @property
     def averages(self) -> bool:

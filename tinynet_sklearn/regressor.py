@@ -48,7 +48,13 @@ from tinynet_sklearn.rows import (
 )
 from tinynet_sklearn.solvers import FAST_DECREASE, SOLVERS, late_decrease
 from tinynet_sklearn.target_maps import LinearTargets
-from tinynet_sklearn.target_settings import check_curve_settings
+from tinynet_sklearn.target_settings import (
+    check_combination,
+    check_curve_settings,
+    check_vectors,
+    combines,
+    n_vectors_of,
+)
 from tinynet_sklearn.training import (
     AtomNetwork,
     Samples,
@@ -126,8 +132,10 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         energies is the mean one of the training atoms of the network, exactly: species with different counts
         need networks of their own. Such networks are trained by "lbfgs", whose targets are not centred.
     target : {"auto", "vector", "scalar"}, default="auto"
-        Whether targets are vectors, which are learned in the site frames of the features. "auto": if they are
-        3 wide and X carries site frames.
+        Whether targets are vectors. They are learned in the site frames of the features, or, where X carries
+        vectors instead, as combinations of these with coefficients from the network, trained by "lbfgs";
+        either way predictions turn with the structure. "auto": if they are 3 wide and X carries site frames
+        or vectors.
     symmetry_copies : int, "auto" or "all", default="auto"
         Train on every row under so many operations of its site group, or under all. "auto" is 1 where
         networks are averaged, since copies of a row are then equal; else 8 where the features know their
@@ -423,6 +431,12 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         grid = y.grid if isinstance(y, LDOS) else None
         previous = self._previous_networks(targets.shape[1], grid, before)
         samples = self._samples(atoms, targets, grid, sample_weight, groups, rng)
+        n_vectors = n_vectors_of(samples.atoms) if samples.combined else 0
+        if previous and n_vectors != getattr(self, "_n_vectors", n_vectors):
+            raise ValueError(
+                f"warm_start=True continues networks of {self._n_vectors} vectors per atom; got "
+                f"{n_vectors}. Set warm_start=False to begin anew."
+            )
         check_curve_settings(self, samples.vector, targets.shape[1], len(np.unique(atoms.species)))
         keys = [int(key) for key in np.unique(network_keys(samples.atoms, self.networks))]
         members = [tuple(keys)] if self.networks == "shared" else [(key,) for key in keys]
@@ -434,6 +448,8 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         # From here on nothing is refused: a fit that fails leaves the last one as it was.
         self._one_dimensional = one_dimensional
         self._framed = samples.framed
+        self._combined = samples.combined
+        self._n_vectors: int = n_vectors
         self._most_operations = samples.most_operations
         self._fitted_with = {name: getattr(self, name) for name in CONTINUED}
         self.target_is_vector_ = samples.vector
@@ -475,6 +491,8 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 "laboratory; got features without frames. Make them with the featurizer that made those for "
                 "fit."
             )
+        if getattr(self, "_combined", False):
+            check_vectors(atoms, self._n_vectors)
         values: FloatArray = np.empty((len(atoms.values), self.n_outputs_))
         keys = network_keys(atoms, self._fitted_with["networks"])
         strangers = np.setdiff1d(keys, list(self.atom_networks_))
@@ -604,8 +622,13 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         if lost:
             warnings.warn(lost, UserWarning, stacklevel=4)  # fit, its validation wrapper, the user
         vector = self.target == "vector" or (
-            self.target == "auto" and width == 3 and grid is None and atoms.frames is not None
+            self.target == "auto"
+            and width == 3
+            and grid is None
+            and (atoms.frames is not None or atoms.vectors is not None)
         )
+        if combines(atoms, vector):
+            check_combination(self)
         if vector and atoms.frames is not None:
             targets = atoms.frames.to_frame(targets)
         weight = check_structure_weights(sample_weight, len(atoms))
@@ -688,11 +711,16 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             )
         return dict(self.atom_networks_)
 
+    def _vectors_of(self, atoms: PerAtomArray, rows: IntArray) -> FloatArray | None:
+        return (
+            atoms.vectors[rows] if getattr(self, "_combined", False) and atoms.vectors is not None else None
+        )
+
     def _predict_rows(self, key: int, atoms: PerAtomArray, rows: IntArray) -> FloatArray:
         net = self.atom_networks_[key]
         model = None if net.stack is not None else self.networks_[key]
         if self._most_operations == 1:
-            return net.predict(atoms.values[rows], model)
+            return net.predict(atoms.values[rows], model, vectors=self._vectors_of(atoms, rows))
         symmetry = require_symmetry(atoms, "a network that was averaged over site groups")
         sites = network_keys(atoms, "per-site")[rows]
         values = np.empty((len(rows), self.n_outputs_))

@@ -81,6 +81,9 @@ def print_inspection(console: Console, path: str, bonds: Any, found: Inspection)
         section(console, f"Bonds of the mean {first.formula} with bonds={bonds!r}", _coordination(first))
     if found.distances:
         section(console, "Distances in all frames (Angstrom)", _distances(found.distances))
+    if found.suggested_bonds:
+        named = ",".join(f"{pair}={cutoff:g}" for pair, cutoff in found.suggested_bonds.items())
+        section(console, "Suggested bonds", f"--bonds {named}")
     if found.topologies:
         section(console, "Same bonds in all frames?", *map(_sharing, found.topologies[:MAX_LISTED_SETS]))
     if found.lengths:

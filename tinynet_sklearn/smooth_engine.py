@@ -211,5 +211,5 @@ class _Part:
         slopes = np.broadcast_to(scale, outputs[-1].shape)
         for weight, factor in zip(self.stack.weights[::-1], factors[::-1], strict=True):
             slopes = (slopes if factor is None else slopes * factor) @ weight.T
-        energies = self.network.targets.invert(outputs[-1])[:, 0]
+        energies = self.network.column_targets.invert(outputs[-1])[:, 0]
         return energies, slopes, self.network.inputs.outside(values)

@@ -52,7 +52,7 @@ FEW_ROWS = 1000
 
 _REASONS = {
     "varpro": "its output layer is linear and can be solved exactly",
-    "lbfgs": "it has no linear output layer behind hidden layers, or a link behind it",
+    "lbfgs": "it has no linear output layer behind hidden layers, or something behind it",
     "lm": f"it has at most {SMALL_NETWORK} weights and {FEW_ROWS:,} rows",
 }
 
@@ -79,7 +79,7 @@ def choose_solver(solver: str, network: Network, train: TrainingSet | None = Non
     """
     if solver != "auto":
         return solver
-    linked = train is not None and train.link is not None
+    linked = train is not None and (train.link is not None or train.basis is not None)
     if not isinstance(network, DenseStack) or len(network.weights) == 1 or linked:
         return "lbfgs"
     small = train is not None and network.n_parameters <= SMALL_NETWORK and len(train.rows) <= FEW_ROWS

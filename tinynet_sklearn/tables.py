@@ -70,6 +70,12 @@ class ColumnLayout:
         return self.neighbor_width - self.neighbor_lead
 
     @property
+    def n_walk_columns(self) -> int:
+        """Columns of walks; those of neighbours come after them."""
+        columns = [start for (_, kind, *_), start, _ in self.blocks if kind == "N"]
+        return min(columns, default=self.n_columns - self.own_species)
+
+    @property
     def starts(self) -> dict[SlotClass, int]:
         """First column of each class."""
         return {slot_class: start for slot_class, start, _ in self.blocks}
@@ -110,6 +116,11 @@ def column_layout(paths: Sequence[AtomPaths], spec: PathSpec) -> ColumnLayout:
     for atom in paths:
         for slot_class, members in _members(atom, spec):
             widths[slot_class] = max(widths.get(slot_class, 0), len(members))
+    return layout_of(widths, spec)
+
+
+def layout_of(widths: dict[SlotClass, int], spec: PathSpec) -> ColumnLayout:
+    """Layout with room for so many entries of each class; see `column_layout`."""
     blocks: list[tuple[SlotClass, int, int]] = []
     column = 0
     kind = "M" if spec.sum_walks else "L"

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from tinynet_sklearn.containers import PerAtomArray
 from tinynet_sklearn.energy_grid import EnergyGrid
 from tinynet_sklearn.frames import FloatArray
 from tinynet_sklearn.scaling import fit_target_scaling
 from tinynet_sklearn.target_maps import TargetMap, fit_linear_targets, fit_linked_targets
 
-__all__ = ["check_curve_settings", "fit_target_map", "learns_plain"]
+__all__ = [
+    "check_combination",
+    "check_curve_settings",
+    "check_vectors",
+    "combines",
+    "fit_target_map",
+    "learns_plain",
+    "n_vectors_of",
+]
 
 
 def check_curve_settings(settings: Any, vector: bool, n_columns: int, n_species: int) -> None:
@@ -72,6 +81,62 @@ def check_curve_settings(settings: Any, vector: bool, n_columns: int, n_species:
         raise ValueError(
             f"output={settings.output!r} is trained by solver='lbfgs', without build_fn; got {what}. Use "
             "solver='auto'."
+        )
+
+
+def combines(atoms: PerAtomArray, vector: bool) -> bool:
+    """Whether targets of atoms are combinations of vectors that come with the features.
+
+    Site frames, where there are any, come first: they need no vectors.
+    """
+    return vector and atoms.frames is None and atoms.vectors is not None
+
+
+def n_vectors_of(atoms: PerAtomArray) -> int:
+    """Number of vectors that come with each atom."""
+    return 0 if atoms.vectors is None else int(atoms.vectors.shape[1])
+
+
+def check_vectors(atoms: PerAtomArray, n_vectors: int) -> None:
+    """Refuse features without the vectors that predictions are built on.
+
+    Parameters
+    ----------
+    atoms : PerAtomArray
+    n_vectors : int
+        Number of vectors of each atom in fit.
+
+    Raises
+    ------
+    ValueError
+        With where to get them.
+    """
+    if atoms.vectors is None:
+        raise ValueError(
+            "X must carry vectors, as it did in fit, to build predicted vectors on; got features without. "
+            "Make them with the featurizer that made those for fit."
+        )
+    if n_vectors_of(atoms) != n_vectors:
+        raise ValueError(
+            f"X must carry {n_vectors} vectors per atom, as it did in fit, to build predicted vectors on; "
+            f"got {n_vectors_of(atoms)}. Make them with the featurizer that made those for fit."
+        )
+
+
+def check_combination(settings: Any) -> None:
+    """Refuse solvers that cannot train coefficients of vectors.
+
+    Raises
+    ------
+    ValueError
+        With what to change.
+    """
+    if settings.solver not in ("auto", "lbfgs") or settings.build_fn is not None:
+        what = "build_fn" if settings.build_fn is not None else f"solver={settings.solver!r}"
+        raise ValueError(
+            "vector targets on X with vectors are trained by solver='lbfgs', without build_fn; got "
+            f"{what}. Use "
+            "solver='auto', or target='scalar' to learn the three columns by themselves."
         )
 
 

@@ -34,7 +34,8 @@ from tinynet_sklearn.scaling import (
 )
 from tinynet_sklearn.solvers import BATCHED_SOLVERS
 from tinynet_sklearn.target_maps import LinkedTargets, TargetMap, started
-from tinynet_sklearn.target_settings import fit_target_map, learns_plain
+from tinynet_sklearn.target_settings import combines, fit_target_map, learns_plain
+from tinynet_sklearn.vector_targets import VectorTargets, damped, fit_vector_targets
 
 __all__ = [
     "AtomNetwork",
@@ -62,7 +63,7 @@ class AtomNetwork:
         Maps scaled rows to scaled targets.
     inputs : ColumnScaling
         Between physical and scaled inputs.
-    targets : ColumnScaling, LinearTargets or LinkedTargets
+    targets : ColumnScaling, LinearTargets, LinkedTargets or VectorTargets
         Between physical and scaled targets.
     moments : dict of str to ndarray or None, default=None
         What Adam left behind and a `warm_start` takes up.
@@ -70,7 +71,7 @@ class AtomNetwork:
 
     network: DenseStack | KerasNetwork
     inputs: ColumnScaling
-    targets: TargetMap
+    targets: TargetMap | VectorTargets
     moments: dict[str, FloatArray] | None = None
 
     @property
@@ -82,6 +83,19 @@ class AtomNetwork:
     def dtype(self) -> np.dtype[Any]:
         """Precision of the scaled numbers."""
         return self.network.dtype
+
+    @property
+    def column_targets(self) -> TargetMap:
+        """What stands between outputs and targets, where nothing else is needed.
+
+        Raises
+        ------
+        TypeError
+            If outputs are coefficients of vectors.
+        """
+        if isinstance(self.targets, VectorTargets):
+            raise TypeError("targets must be columns; got combinations of vectors.")
+        return self.targets
 
     @property
     def energy_scaling(self) -> ColumnScaling:
@@ -96,7 +110,13 @@ class AtomNetwork:
             raise TypeError(f"targets must be scaled by columns; got {type(self.targets).__name__}.")
         return self.targets
 
-    def predict(self, values: FloatArray, model: Any = None, action: GroupAction | None = None) -> FloatArray:
+    def predict(
+        self,
+        values: FloatArray,
+        model: Any = None,
+        action: GroupAction | None = None,
+        vectors: FloatArray | None = None,
+    ) -> FloatArray:
         """Evaluate physical rows.
 
         Parameters
@@ -107,6 +127,8 @@ class AtomNetwork:
             What to call if the network is not a `DenseStack`.
         action : GroupAction or None, default=None
             The site group to average over, that of all the rows.
+        vectors : ndarray of shape (n_rows, n_vectors, 3) or None, default=None
+            Vectors of the atoms, which `VectorTargets` need.
 
         Returns
         -------
@@ -116,14 +138,19 @@ class AtomNetwork:
         if action is None:
             action = GroupAction.trivial(rows.shape[1])
         if self.stack is not None:
-            return self.targets.invert(averaged_forward(self.stack, rows, action))
+            return self._physical(averaged_forward(self.stack, rows, action), vectors)
         block_length = max(1, KERAS_BLOCK_ROWS // action.n_operations)
         outputs: list[FloatArray] = [np.empty((0, self.network.n_outputs))]
         for block in row_blocks(len(rows), block_length):
             images = action.images(rows[block])
             images = images.reshape(len(images) * action.n_operations, rows.shape[1])
             outputs.append(action.average(as_numpy(model(images, training=False))))
-        return self.targets.invert(np.concatenate(outputs))
+        return self._physical(np.concatenate(outputs), vectors)
+
+    def _physical(self, outputs: FloatArray, vectors: FloatArray | None) -> FloatArray:
+        if isinstance(self.targets, VectorTargets) and vectors is not None:
+            return self.targets.invert(outputs, vectors)
+        return self.column_targets.invert(outputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +190,11 @@ class Samples:
     def framed(self) -> bool:
         """Whether targets are vectors in site frames."""
         return self.vector and self.atoms.frames is not None
+
+    @property
+    def combined(self) -> bool:
+        """Whether targets are combinations of vectors that come with the features."""
+        return combines(self.atoms, self.vector)
 
     @property
     def averages(self) -> bool:
@@ -266,6 +298,9 @@ def prepare_task(
     own_sites = np.zeros(len(ours), dtype=np.intp) if sites is None else sites
     classes = np.unique(own_sites[ours])
     values, targets, weight = atoms.values[rows], samples.targets[rows], samples.weight[rows]
+    width = values.shape[1]
+    if samples.combined:  # side by side while rows are sorted
+        values = np.hstack([values, _flat_vectors(atoms, rows)])
     structure, site = structure_of_row[rows], own_sites[rows]
     copies = resolved_copies(atoms, settings.symmetry_copies, samples.averages)
     if copies != 1 and atoms.frames is not None:
@@ -282,6 +317,8 @@ def prepare_task(
     if settings.solver not in BATCHED_SOLVERS:  # which "auto" never is
         values, targets, weight, site = merged(values, targets, weight, site)
         structure = np.zeros(len(values), dtype=np.intp)
+    values, flat = values[:, :width], values[:, width:]
+    vectors = flat.reshape(len(values), -1, 3) if samples.combined else None
     species = 0 if settings.networks == "shared" else int(atoms.species[ours][0])
     start = previous
     if start is None:
@@ -289,15 +326,23 @@ def prepare_task(
             _check_squares(targets, label)
         with np.errstate(over="ignore", invalid="ignore"):  # answered in the next lines
             inputs = _input_scaling(samples, values, weight, site, settings.scaler)
-            start = _new_network(species, inputs, targets, weight, samples, settings, draw)
+            start = _new_network(species, inputs, targets, vectors, weight, samples, settings, draw)
         _check_scale(values, start.inputs, label)
     else:
         start = replace(start, inputs=start.inputs.seen(*_seen_range(samples, values, site)))
     actions = samples.actions(classes, start.inputs)
 
     def training_set(
-        values: FloatArray, targets: FloatArray, weight: FloatArray, structure: IntArray, site: IntArray
+        values: FloatArray,
+        targets: FloatArray,
+        weight: FloatArray,
+        structure: IntArray,
+        site: IntArray,
+        vectors: FloatArray | None,
     ) -> TrainingSet:
+        basis = None
+        if isinstance(start.targets, VectorTargets) and vectors is not None:
+            basis = start.targets.basis(vectors, start.dtype)
         return TrainingSet(
             start.inputs.apply(values, start.dtype),
             start.targets.apply(targets, start.dtype),
@@ -306,6 +351,7 @@ def prepare_task(
             actions,
             np.searchsorted(classes, site),
             start.targets.link if isinstance(start.targets, LinkedTargets) else None,
+            basis,
         )
 
     validation = None
@@ -316,6 +362,7 @@ def prepare_task(
             samples.weight[held_out],
             structure_of_row[held_out],
             own_sites[held_out],
+            atoms.vectors[held_out] if samples.combined and atoms.vectors is not None else None,
         )
     recorder = Recorder(
         label=label,
@@ -340,8 +387,14 @@ def prepare_task(
         schedule=settings.learning_rate,
         scatter=settings.symmetry_penalty if samples.averages else 0.0,
     )
-    train = training_set(values, targets, weight, structure, site)
+    train = training_set(values, targets, weight, structure, site, vectors)
     return Task(members, start, train, validation, options, recorder)
+
+
+def _flat_vectors(atoms: PerAtomArray, rows: IntArray) -> FloatArray:
+    vectors = np.zeros((len(atoms.values), 0, 3)) if atoms.vectors is None else atoms.vectors
+    flat: FloatArray = vectors[rows].reshape(len(rows), -1)
+    return flat
 
 
 def _check_scale(inputs: FloatArray, scaling: ColumnScaling, label: str) -> None:
@@ -390,18 +443,27 @@ def _new_network(
     species: int,
     inputs: ColumnScaling,
     targets: FloatArray,
+    vectors: FloatArray | None,
     weight: FloatArray,
     samples: Samples,
     settings: Any,
     draw: np.random.RandomState,
 ) -> AtomNetwork:
-    outputs = fit_target_map(
-        targets, weight, settings, vector=samples.vector, averages=samples.averages, grid=samples.grid
-    )
-    n_inputs, n_outputs = len(inputs.columns), outputs.apply(targets[:1], np.float64).shape[1]
+    outputs: TargetMap | VectorTargets
+    n_inputs = len(inputs.columns)
+    if vectors is not None:
+        outputs = fit_vector_targets(targets, vectors, weight)
+        n_outputs = len(outputs.columns)
+    else:
+        outputs = fit_target_map(
+            targets, weight, settings, vector=samples.vector, averages=samples.averages, grid=samples.grid
+        )
+        n_outputs = outputs.apply(targets[:1], np.float64).shape[1]
     if settings.build_fn is None:
         sizes = (n_inputs, *hidden_sizes(settings.hidden_layer_sizes), n_outputs)
         stack = glorot_stack(sizes, settings.activation, draw, settings.dtype)
+        if isinstance(outputs, VectorTargets):
+            stack = damped(stack, 1.0 / np.sqrt(n_outputs))
         if isinstance(outputs, LinkedTargets):
             stack = started(stack, outputs, np.average(targets, axis=0, weights=weight))
         return AtomNetwork(stack, inputs, outputs)

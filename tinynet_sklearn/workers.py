@@ -278,6 +278,7 @@ def _fingerprint(task: Task, solver: str) -> dict[str, str]:
         "random_state": np.array(options.seed),
         "X or scaler": [train.rows, train.structure, train.site],
         "y or target_scaler": [train.targets, *_link_arrays(train.link)],
+        **({} if train.basis is None else {"vectors of X": [train.basis]}),
         "sample_weight": [train.weight],
         "symmetry_average": [
             np.asarray(a)

@@ -69,6 +69,7 @@ FLOORS = [
         "path_geometry",
         "topologies",
         "embedding_settings",
+        "individual_frames",
         "individual",
         "jacobians",
         "moments",

@@ -69,7 +69,10 @@ def test_a_cell_without_volume(step):
 
 # ---- Structures that are not those of the reference --------------------------------------------------------
 
-REMEDY = "fit on structures of one crystal, or one featurizer per crystal."
+REMEDY = (
+    "fit on structures of one crystal, one featurizer per crystal, or take topology='each' or a "
+    "SmoothMomentFeaturizer."
+)
 
 
 @pytest.mark.parametrize(
@@ -206,11 +209,11 @@ def test_vectors_too_long_for_any_memory():
         ({"N": -2}, "an int in the range [0, inf). Got -2"),
         ({"n": 4.0}, "an int in the range [0, inf). Got 4.0"),
         ({"paths": "cycles"}, "a str among {'all', 'simple'}. Got 'cycles'"),
-        ({"topology": "structure"}, "a str among {'reference'}. Got 'structure'"),
+        ({"topology": "structure"}, "a str among {'each', 'reference'}. Got 'structure'"),
         ({"neighbors": "all"}, "a str among {'unique', 'walks'}. Got 'all'"),
         ({"duplicates": "drop"}, "a str among {'keep', 'merge'}. Got 'drop'"),
-        ({"order": "random"}, "a str among {'depth-first', 'direction', 'value'}. Got 'random'"),
-        ({"frame": "crystal"}, "a str among {'lab', 'site'}. Got 'crystal'"),
+        ({"order": "random"}, "a str among {'auto', 'depth-first', 'direction', 'value'}. Got 'random'"),
+        ({"frame": "crystal"}, "a str among {'auto', 'lab', 'neighbors', 'site'}. Got 'crystal'"),
         ({"aggregate": "mean"}, "a str among {'sum'} or None. Got 'mean'"),
         ({"odd_walks": "yes"}, "an instance of 'bool' or an instance of 'numpy.bool'. Got 'yes'"),
         ({"site_tolerance": 0.0}, "a float in the range (0.0, inf). Got 0.0"),
@@ -230,7 +233,7 @@ def test_parameters_out_of_range(parameters, contract):
 
 @pytest.mark.parametrize("order", ["value", "depth-first"])
 def test_site_frames_need_slots(order):
-    assert failure(ValueError, CycleMomentFeaturizer(order=order).fit, [perovskite()]) == (
+    assert failure(ValueError, CycleMomentFeaturizer(order=order, frame="site").fit, [perovskite()]) == (
         f"frame='site' needs order='direction', got order='{order}': sorted entries have no site. "
         "Use frame='lab'."
     )
@@ -339,5 +342,5 @@ def test_other_lattice_vectors_of_the_same_crystal_are_refused():
     assert failure(ValueError, CycleMomentFeaturizer().fit([crystal]).transform, [turned_over]) == (
         "X has structures that do not share the reference's atoms:\n"
         "  structure 0: its cell is the reference's stretched by 0.52 to 1.93, so it is another one or has "
-        "other lattice vectors; fit on structures of one crystal, or one featurizer per crystal."
+        f"other lattice vectors; {REMEDY}"
     )

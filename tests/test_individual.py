@@ -1155,3 +1155,107 @@ def test_a_refitted_featurizer_forgets_the_bonds_of_before():
     assert embed.transform([star(3)]).shape == (1, 0)
     embed.set_params(bonds=2.5, n=2, N=1, fade=0.6).fit([star(3)])
     assert embed.transform([star(3)]).values[0, 0] < np.exp(-4.0)
+
+
+@pytest.mark.parametrize("overflow", ["truncate", "clip"])
+@pytest.mark.parametrize(
+    "options", [{"n": 0, "N": 1}, {"n": 4, "N": 0}, {"n": 3, "N": 2}, {"n": 3, "N": 1, "fade": 0.5}]
+)
+def test_slopes_of_equal_entries_obey_the_symmetry(options, overflow):
+    """Any energy of sorted entries has no slope where all atoms of a crystal stand on symmetric sites."""
+    ideal = bulk("Cu", "fcc", a=3.61, cubic=True)
+    embed = CycleMomentFeaturizer(
+        bonds=LIKE_ATOMS, topology="each", coordinates="distances", overflow=overflow, **options
+    ).fit([rattled(ideal, seed) for seed in range(3)])
+    geometry = embed.transform([ideal]).geometry
+    slopes = np.tile(np.random.default_rng(0).normal(size=embed.n_features_out_), (4, 1))
+    gradient, virials = geometry.pull(slopes)
+    assert_allclose(gradient, 0, atol=1e-13)
+    assert_allclose(virials[0], virials[0, 0, 0] * np.eye(3), atol=1e-12)
+    assert abs(virials[0, 0, 0]) > 1e-3
+    # and both products stay transposes of each other
+    rng = np.random.default_rng(1)
+    free, velocities, strain = (
+        rng.normal(size=slopes.shape),
+        rng.normal(size=(4, 3)),
+        rng.normal(size=(1, 3, 3)),
+    )
+    gradient, virials = geometry.pull(free)
+    both = np.vdot(gradient, velocities) + np.vdot(virials, strain)
+    assert_allclose(np.vdot(free, geometry.push(velocities, strain)), both, rtol=1e-10)
+
+
+def test_atoms_in_one_place_are_refused_bonded_or_not():
+    embed = CycleMomentFeaturizer(n=2, N=1, bonds=1.5, topology="each")
+    good = Atoms("OH2", positions=[[0, 0, 0], [1, 0, 0], [0, 1, 0]])
+    bad = Atoms("OH2", positions=[[0, 0, 0], [1, 0, 0], [1.1, 0, 0]])
+    with pytest.raises(ValueError, match="same place") as error:
+        embed.fit([good]).transform([good, bad])
+    assert message(error) == (
+        "X has structures with atoms in the same place:\n"
+        "  structure 1: atoms 1 and 2 are 0.1 Angstrom apart; remove one of them"
+    )
+
+
+@pytest.mark.parametrize(
+    ("bonds", "fade", "pair", "cutoff"),
+    [
+        ({"O-H": 1.2, "H-H": 0.9}, 1.0, "H-H", "0.9"),
+        (CutoffBonds(1.2), 1.2, "O-H", "1.2"),
+        (NaturalBonds(1.0, heteroatomic=True), 1.0, "O-H", "0.97"),
+    ],
+)
+def test_bonds_must_not_fade_from_their_beginning(bonds, fade, pair, cutoff):
+    embed = CycleMomentFeaturizer(n=2, N=1, bonds=bonds, topology="each", fade=fade)
+    water = Atoms("OH2", positions=[[0, 0, 0], [0.9, 0, 0], [0, 0.9, 0]])
+    with pytest.raises(ValueError, match="fade") as error:
+        embed.fit([water])
+    assert message(error) == (
+        f"fade must be smaller than the cutoff of every bond; got {fade:g} Angstrom for {pair} with "
+        f"{cutoff}. "
+        "It is the width over which bonds end, usually 0.3 to 1 Angstrom."
+    )
+    embed.set_params(fade=0.5).fit([water])
+
+
+@pytest.mark.parametrize("overflow", ["truncate", "clip"])
+@pytest.mark.parametrize("options", [{"aggregate": "sum"}, {"coordinates": "distances", "N": 1}, {"N": 1}])
+def test_atoms_that_found_no_column_are_told(overflow, options):
+    """Gold beside gold, where in fit there was one atom of gold alone."""
+    one, two = (bulk("Cu", "fcc", a=3.61, cubic=True) * (3, 1, 1) for _ in range(2))
+    one.symbols[0] = two.symbols[0] = two.symbols[1] = "Au"
+    embed = CycleMomentFeaturizer(
+        **{"n": 2, "N": 0, **options}, bonds=LIKE_ATOMS, topology="each", overflow=overflow
+    ).fit([one, rattled(one, 0)])
+    known, strange = embed.overflowing([one, two])
+    assert not known.any()
+    neighbors = build_bond_graph(two, LIKE_ATOMS)
+    beside = [
+        np.isin(neighbors.targets[neighbors.offsets[i] : neighbors.offsets[i + 1]], [0, 1]).sum()
+        for i in range(12)
+    ]
+    alone = build_bond_graph(one, LIKE_ATOMS)
+    before = [(alone.targets[alone.offsets[i] : alone.offsets[i + 1]] == 0).sum() for i in range(12)]
+    more = np.array([b > max(before) or (i < 2) for i, b in enumerate(beside)])
+    assert_array_equal(strange[more], True)
+    reference = CycleMomentFeaturizer(2, 1, bonds=LIKE_ATOMS).fit([one])
+    assert not reference.overflowing([one])[0].any()
+
+
+def test_messages_on_settings_that_were_changed_after_fit():
+    embed = CycleMomentFeaturizer(2, 0, bonds=3.1, topology="each").fit([perovskite()])
+    embed.set_params(overflow="clip")
+    with pytest.raises(ValueError, match="clip") as error:
+        embed.transform([perovskite()])
+    assert message(error) == (
+        "overflow='clip' needs the ranges of the columns in fit; this featurizer was fitted with "
+        "another overflow. "
+        "Fit it again, or use 'truncate'."
+    )
+    with pytest.raises(ValueError, match="hops") as error:
+        embed.set_params(blocks="hops", aggregate="sum").fit([perovskite()])
+    assert message(error) == (
+        "blocks='hops' is for lists of walks, got aggregate='sum', which has one column per species "
+        "sequence. Use "
+        "SmoothMomentFeaturizer(species_channels=...) for sums over many species."
+    )

@@ -207,6 +207,17 @@ def test_what_suggest_bonds_refuses():
         PairDistributionDisplay.from_structures([rutile()], "some")
 
 
+def test_atoms_in_one_place():
+    water = molecule("H2O")
+    water.positions[2] = water.positions[1]
+    with pytest.raises(ValueError, match="place of its own") as error:
+        PairDistributionDisplay.from_structures([water], {"O-H": 1.2})
+    assert str(error.value) == (
+        "structures must have every atom in a place of its own:\n"
+        "  structure 0: atoms 1 and 2 are 0 Angstrom apart; remove one of them"
+    )
+
+
 def test_pyplot_is_not_loaded():
     code = (
         "import sys\n"

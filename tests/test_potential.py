@@ -998,8 +998,8 @@ def test_features_without_derivatives():
     plain = X.with_values(X.values, keep_symmetry=True)
     text = (
         "X must be features that know their derivatives; got {}. Put "
-        "CycleMomentFeaturizer(coordinates='distances'), with its default order, directly before the "
-        "potential: steps in between, such as scalers, lose them."
+        "CycleMomentFeaturizer(coordinates='distances'), with its default order (and N of 0 or 1 where bonds "
+        "fade), directly before the potential: steps in between, such as scalers, lose them."
     )
     assert message_of(TypeError, fit(plain, targets)) == text.format(
         "<PerAtomArray: 12 structures, 96 atoms, 42 columns, species 8 42, float64, site frames>".replace(

@@ -136,8 +136,8 @@ def test_targets_of_structures_are_refused_where_the_transformer_requires_target
         PerAtom(TargetEncoder()).fit(X, np.arange(4.0))
     assert message(error) == (
         "y must hold one (n_atoms, k) array per structure, in a list or a PerAtomArray; got ndarray of shape "
-        "(4,), one number per structure. Targets must be per atom; energies per structure are not supported "
-        "yet."
+        "(4,), one number per structure. Targets here are per atom; energies of structures are learned by "
+        "BPNNPotential."
     )
 
 

@@ -133,3 +133,9 @@ def test_columns_stay_what_they_are_without_vectors():
     plain, directed = (SmoothMomentFeaturizer(n_vector=k).fit_transform([crystal()]) for k in (0, 3))
     assert_allclose(plain.values, directed.values, rtol=0, atol=0)
     assert directed.geometry is not None
+
+
+def test_a_cutoff_that_reaches_nobody_is_refused():
+    message = "a cutoff of 1 Angstrom must reach a neighbour of some atom in X; it reaches none. Raise it."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        SmoothMomentFeaturizer(cutoff=1.0).fit([crystal()])

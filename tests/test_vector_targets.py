@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk, molecule
 from crystals import rattled
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
@@ -25,6 +26,7 @@ from tinynet_sklearn import (
     MultiTargetRegressor,
     PerAtom,
     PerAtomArray,
+    SmoothMomentFeaturizer,
     TargetSet,
     TinyNetCalculator,
     load_model,
@@ -175,7 +177,7 @@ def test_vectors_of_zero_carry_no_targets():
     empty = with_vectors(X, np.zeros_like(X.vectors))
     expected = (
         "X must carry vectors that are not all zero, to build vector targets on; got {} vectors, zero for "
-        "all atoms of a network. Reach farther neighbours, or use target='scalar'."
+        "all atoms. Reach farther neighbours, or use target='scalar'."
     )
     assert message_of(ValueError, lambda: net().fit(empty, y)) == expected.format(4)
     none = with_vectors(X, np.zeros((len(X.values), 0, 3)))
@@ -550,3 +552,43 @@ def test_an_ideal_structure_feels_no_force_at_a_site_without_direction():
 
 def _octahedron():
     return Atoms("TiO6", positions=[[0, 0, 0], *(2.0 * np.eye(3)), *(-2.0 * np.eye(3))])
+
+
+def test_forces_from_columns_without_directions_are_warned_of():
+    frames = [molecule("H2O"), molecule("CH4")]
+    forces = [np.ones((len(atoms), 3)) for atoms in frames]
+    blind = SmoothMomentFeaturizer(n=2, n_pair=2).fit_transform(frames)
+    message = (
+        "y has 3 columns, as forces have, but X holds columns that do not change when a structure is turned, "
+        "and neither site frames nor vectors: no direction can be learned from them. Use "
+        "SmoothMomentFeaturizer(n_vector=3), or CycleMomentFeaturizer with coordinates='vectors'; if "
+        "the three "
+        "columns are no vector, target='scalar' silences this."
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
+        net(max_iter=3).fit(blind, forces)
+    net(max_iter=3, target="scalar").fit(blind, forces)  # warnings are errors
+    net(max_iter=3).fit(blind, [f[:, :2] for f in forces])
+
+
+def test_species_without_vectors_feel_nothing_and_spoil_nothing():
+    X, y = make_atoms()
+    lone = X.species == 8
+    vectors = np.where(lone[:, None, None], 0.0, X.vectors)
+    fitted = net().fit(with_vectors(X, vectors), y)
+    found = fitted.predict(with_vectors(X, vectors))
+    assert_array_equal(found.values[lone], 0.0)
+    assert np.abs(found.values[~lone]).max() > 0.1
+
+
+def test_vectors_that_vanish_by_symmetry_in_fit_do_not_blow_up():
+    """Ideal crystals: all sums are rounding, and would be divided by it."""
+    ideal = [bulk("Cu", "fcc", a=a, cubic=True) for a in np.linspace(3.5, 3.7, 5)]
+    embed = SmoothMomentFeaturizer(n_vector=2).fit(ideal)
+    X = embed.transform([*ideal, rattled(bulk("Cu", "fcc", a=3.61, cubic=True), 0)])
+    noise = np.random.default_rng(0).normal(size=(24, 3)) * 1e-5
+    features = with_vectors(X, X.vectors)
+    with pytest.raises(ValueError, match="not all zero"):
+        net().fit(features[:5], [np.zeros((4, 3))] * 5)
+    fitted = net(max_iter=20).fit(features, [*(noise[:20].reshape(5, 4, 3)), noise[20:]])
+    assert np.abs(fitted.predict(features).values).max() < 1e-3

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinynet_sklearn.graph import CutoffRule, as_bond_rule
+import numpy as np
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
+
+from tinynet_sklearn.graph import BondRule, CutoffRule, as_bond_rule
 from tinynet_sklearn.structures import is_structure
 
-__all__ = ["check_embedding_settings"]
+__all__ = ["check_embedding_settings", "check_fade_width"]
 
 
 def check_embedding_settings(featurizer: Any, order: str, frame: str) -> None:
@@ -59,6 +63,11 @@ def check_embedding_settings(featurizer: Any, order: str, frame: str) -> None:
             "species_columns=True puts atomic numbers before the vectors of neighbours, which "
             "coordinates='distances' leaves out. Set species_columns=False."
         )
+    if featurizer.blocks == "hops" and featurizer.aggregate == "sum":
+        raise ValueError(
+            "blocks='hops' is for lists of walks, got aggregate='sum', which has one column per species "
+            "sequence. Use SmoothMomentFeaturizer(species_channels=...) for sums over many species."
+        )
     if featurizer.blocks == "hops" and order != "value":
         raise ValueError(
             f"blocks='hops' needs order='value', got order={order!r}: only sorted entries may change "
@@ -71,6 +80,39 @@ def check_embedding_settings(featurizer: Any, order: str, frame: str) -> None:
         )
     if featurizer.fade:
         _check_fade(featurizer, each)
+
+
+def check_fade_width(rule: BondRule, numbers: NDArray[np.int64], fade: float) -> None:
+    """Refuse bonds that fade from their very beginning.
+
+    Parameters
+    ----------
+    rule : BondRule
+    numbers : ndarray of int
+        Atomic numbers of all species.
+    fade : float
+        Angstrom.
+
+    Raises
+    ------
+    ValueError
+        With a pair at fault.
+    """
+    if not fade or not isinstance(rule, CutoffRule):
+        return
+    a, b = (pairs.ravel() for pairs in np.meshgrid(numbers, numbers))
+    limits = rule.limits(a, b)
+    never = limits == 0.0
+    if getattr(rule, "heteroatomic", False):
+        never |= a == b
+    limits[never] = np.inf
+    shortest = int(limits.argmin())
+    if fade >= limits[shortest]:
+        pair = f"{chemical_symbols[a[shortest]]}-{chemical_symbols[b[shortest]]}"
+        raise ValueError(
+            f"fade must be smaller than the cutoff of every bond; got {fade:g} Angstrom for {pair} with "
+            f"{limits[shortest]:g}. It is the width over which bonds end, usually 0.3 to 1 Angstrom."
+        )
 
 
 def _check_fade(featurizer: Any, each: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ __all__ = [
     "checked_frame",
     "featurizers",
     "fitted_steps",
+    "individual_featurizers",
     "knows_ranges",
     "symmetric_matrix",
 ]
@@ -188,6 +190,17 @@ def featurizers(step: Any) -> list[CycleMomentFeaturizer]:
     if isinstance(step, FeatureUnion):
         return [found for _, part in step.transformer_list for found in featurizers(part)]
     return [step] if isinstance(step, CycleMomentFeaturizer) and step.topology == "reference" else []
+
+
+def individual_featurizers(steps: Iterable[Any]) -> list[CycleMomentFeaturizer]:
+    """Featurizers in steps that leave out what has no column."""
+    found = []
+    for step in steps:
+        if isinstance(step, FeatureUnion):
+            found += individual_featurizers(part for _, part in step.transformer_list)
+        elif isinstance(step, CycleMomentFeaturizer) and step.topology == "each" and step.overflow != "error":
+            found.append(step)
+    return found
 
 
 def _embeds(step: Any) -> bool:

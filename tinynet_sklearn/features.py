@@ -16,17 +16,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from tinynet_sklearn._validation import physical_memory
 from tinynet_sklearn.containers import PerAtomArray
-from tinynet_sklearn.embedding_settings import check_embedding_settings
+from tinynet_sklearn.embedding_settings import check_embedding_settings, check_fade_width
 from tinynet_sklearn.frames import ColumnSymmetry, SiteFrames
 from tinynet_sklearn.graph import as_bond_rule, bond_graph, check_bonded, check_bonds, coinciding_atoms
-from tinynet_sklearn.individual import (
-    Frame,
-    IndividualEmbedding,
-    IndividualGeometry,
-    held_in_range,
-    learned_layout,
-    widen_ranges,
-)
+from tinynet_sklearn.individual import IndividualEmbedding, learned_layout
+from tinynet_sklearn.individual_frames import Frame, IndividualGeometry, held_in_range, widen_ranges
 from tinynet_sklearn.path_geometry import PathGeometry
 from tinynet_sklearn.paths import PathSpec, atom_paths, check_size, count_paths, hop_ball
 from tinynet_sklearn.potential_targets import PotentialTargets
@@ -40,6 +34,14 @@ Floats = NDArray[np.floating]
 
 #: Structures per joblib task: large enough to make the hand-over cheap, small enough to share out evenly.
 CHUNK = 32
+
+
+#: Headline over atoms that do not fit into the columns.
+OVERFLOWING = (
+    "X has atoms with more walks or neighbours than any in fit; fit on structures with such "
+    "surroundings, or set "
+    "overflow='truncate' or 'clip'"
+)
 
 
 # auto_wrap_output_keys: a DataFrame has one row per sample, and a sample is a structure here.
@@ -144,7 +146,8 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
     densities of states, not for forces. With ``order="direction"`` each stands in the slot of a known
     direction, which carries some of what coordinates would. Entries have no unit, coordinates are in
     Angstrom; shorter lists are padded with zeros. ``n=0`` with ``N=0`` gives empty vectors, with which a
-    regressor can only predict the mean: the reference point of a search over both.
+    regressor can only predict the mean: the reference point of a search over both. With ``frame="neighbors"``
+    forces need neighbours or summed walks to point along: ``N=0`` is refused then.
 
     Examples
     --------
@@ -336,6 +339,12 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         check_is_fitted(self)
         structures = as_structures(X)
         if self.topology == "each":
+            if self.overflow == "clip" and not self.ranges_:
+                raise ValueError(
+                    "overflow='clip' needs the ranges of the columns in fit; this featurizer was "
+                    "fitted with another "
+                    "overflow. Fit it again, or use 'truncate'."
+                )
             return self._transform_each(X, structures)
         _check_atoms(structures, self.reference_)
         problems: list[str] = []
@@ -361,6 +370,28 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
             self._frames(turns),
             self._geometry(X, structures, positions),
         )
+
+    def overflowing(self, X: Sequence[Any]) -> list[NDArray[np.bool_]]:
+        """Which atoms have more than there is room for, with ``overflow="truncate"`` or ``"clip"``.
+
+        Parameters
+        ----------
+        X : list of ase.Atoms or pymatgen Structure
+
+        Returns
+        -------
+        list of ndarray of bool of shape (n_atoms,)
+            True for atoms with walks or neighbours that have no column and, with "clip", for those with a
+            column held in its range. Nobody should trust predictions for them. All False with
+            ``topology="reference"``, which refuses what does not fit.
+        """
+        check_is_fitted(self)
+        structures = as_structures(X)
+        if self.topology == "reference":
+            return [np.zeros(len(structure), dtype=np.bool_) for structure in structures]
+        frames, problems = self._frames_of(structures, 0)
+        raise_problems(OVERFLOWING, problems)
+        return [frame.outside for frame in frames]
 
     def adapted_to(self, structure: Any) -> "CycleMomentFeaturizer":
         """Return a fitted copy for a supercell of the reference, without another fit.
@@ -421,11 +452,11 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
 
     def _fit_each(self, structures: list[AtomicStructure]) -> None:
         embedding = self._embedding()
-        problems = [f"structure {k}: {p}" for k, s in enumerate(structures) for p in coinciding_atoms(s)]
-        raise_problems("X has structures with atoms in the same place", problems)
+        _check_places(structures)
+        self.species_ = np.unique(np.concatenate([s.numbers for s in structures]))
+        check_fade_width(embedding.rule, self.species_, float(self.fade))
         self._learned_layout = learned_layout(embedding, structures)
         bonded = {centre for (centre, *_), _, _ in self._learned_layout.blocks}
-        self.species_ = np.unique(np.concatenate([s.numbers for s in structures]))
         if self.n >= 2 or self.N >= 1:
             check_bonded(self.species_, bonded, self.bonds)
         self._warn_if_idle(
@@ -447,6 +478,7 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         ]
         known = ", ".join(chemical_symbols[z] for z in self.species_)
         raise_problems(f"X has atoms of species that fit has not seen (it saw {known})", unseen)
+        _check_places(structures)
         offsets = np.concatenate([[0], np.cumsum([len(s) for s in structures])])
         values = self._allocate(int(offsets[-1]))
         chunks = [slice(start, start + CHUNK) for start in range(0, len(structures), CHUNK)]
@@ -458,19 +490,7 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         for found, complaints in parallel(delayed(self._frames_of)(structures[c], c.start) for c in chunks):
             frames += found
             problems += complaints
-        raise_problems(
-            "X has atoms with more walks or neighbours than any in fit; fit on structures with such "
-            "surroundings, or "
-            "set overflow='truncate' or 'clip'",
-            problems,
-        )
-        crowded = [
-            f"structure {k}: {problem}"
-            for k, frame in enumerate(frames)
-            if frame.crowded
-            for problem in coinciding_atoms(frame.structure)
-        ]
-        raise_problems("X has structures with atoms in the same place", crowded)
+        raise_problems(OVERFLOWING, problems)
         for k, frame in enumerate(frames):
             values[offsets[k] : offsets[k + 1]] = frame.values
         vectors = [frame.vectors for frame in frames if frame.vectors is not None]
@@ -490,7 +510,12 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         embedding = self._embedding()
         frames, problems = [], []
         for k, structure in enumerate(structures, start=start):
-            frame, found = embedding.compute(structure, self.layout_, keep_fitting=self.overflow != "error")
+            try:
+                frame, found = embedding.compute(
+                    structure, self.layout_, keep_fitting=self.overflow != "error"
+                )
+            except ValueError as error:  # too many walks for one structure
+                raise ValueError(f"structure {k} ({len(structure)} atoms): {error}") from None
             problems += [f"structure {k}: {problem}." for problem in found]
             if frame is not None:
                 frames.append(held_in_range(frame, self.ranges_) if self.overflow == "clip" else frame)
@@ -622,9 +647,16 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         )
 
 
+def _check_places(structures: list[AtomicStructure]) -> None:
+    """Refuse structures in which atoms coincide, bonded or not."""
+    problems = [f"structure {k}: {p}" for k, s in enumerate(structures) for p in coinciding_atoms(s)]
+    raise_problems("X has structures with atoms in the same place", problems)
+
+
 def _check_atoms(structures: list[AtomicStructure], reference: AtomicStructure) -> None:
     problems = [
-        f"structure {k}: {problem}; fit on structures of one crystal, or one featurizer per crystal."
+        f"structure {k}: {problem}; fit on structures of one crystal, one featurizer per crystal, or take "
+        "topology='each' or a SmoothMomentFeaturizer."
         for k, structure in enumerate(structures)
         if (problem := mismatch(structure, reference)) is not None
     ]

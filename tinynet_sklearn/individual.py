@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from tinynet_sklearn import _kernels, _topology_kernels
 from tinynet_sklearn.geometry import Floats
 from tinynet_sklearn.graph import MIN_DISTANCE, BondGraph, BondRule, CutoffRule, bond_graph
+from tinynet_sklearn.individual_frames import TINY, Frame, tied_cells
 from tinynet_sklearn.paths import MAX_COLUMNS, PathSpec
 from tinynet_sklearn.sites import DIRECTION_RESOLUTION, EDGE_SHIFT
 from tinynet_sklearn.structures import AtomicStructure
@@ -43,7 +44,7 @@ from tinynet_sklearn.topologies import (
     neighbors_of,
 )
 
-__all__ = ["Frame", "IndividualEmbedding", "IndividualGeometry", "held_in_range", "learned_layout"]
+__all__ = ["IndividualEmbedding", "learned_layout"]
 
 Ints = NDArray[np.int64]
 
@@ -51,36 +52,49 @@ Ints = NDArray[np.int64]
 KEPT_TOPOLOGIES = 16
 
 
-#: Below the nearness of any neighbour; a logarithm of zero is none.
-TINY = 1e-300
+@dataclass(frozen=True, eq=False)
+class _PlacedWalks:
+    """Walks with their values and columns, -1 without; ``kept`` are those with a column."""
+
+    walks: Walks
+    products: Floats
+    columns: Ints
+    kept: Ints
+    problems: list[str]
+
+    @classmethod
+    def of(cls, walks: Walks, factors: Floats, layout: ColumnLayout, summed: bool) -> _PlacedWalks:
+        products = _topology_kernels.walk_products(factors, walks.offsets, walks.bonds, walks.weights)
+        columns, problems = _placed(walks, (-products,), layout, summed)
+        return cls(walks, products, columns, np.flatnonzero(columns >= 0), problems)
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
-    """One structure in the columns of a layout, and what its derivatives need.
+class _PlacedNeighbors:
+    """Neighbours with what is said of them, and their columns, -1 without; ``kept`` are those with one."""
 
-    Attributes
-    ----------
-    values : ndarray of shape (n_atoms, n_columns)
-    vectors : ndarray of shape (n_atoms, n_vectors, 3) or None
-        Directions on which a vector target can be built.
-    """
-
-    values: Floats
-    vectors: Floats | None
-    structure: AtomicStructure
-    graph: BondGraph
-    factors: Floats
-    rates: Floats
-    walks: tuple[Any, Any, Any, Any, Any]
     neighbors: Neighbors
-    neighbor_columns: Ints
-    free: NDArray[np.bool_] | None = None
+    vectors: Floats
+    distances: Floats
+    nearness: Floats
+    steps: Ints
+    columns: Ints
+    kept: Ints
+    problems: list[str]
 
-    @property
-    def crowded(self) -> bool:
-        """Whether a bond is shorter than any can be."""
-        return bool(self.factors.max(initial=0.0) > np.exp(-MIN_DISTANCE))
+    @classmethod
+    def of(cls, structure: AtomicStructure, neighbors: Neighbors, layout: ColumnLayout) -> _PlacedNeighbors:
+        vectors = _vectors(structure, neighbors)
+        distances = np.linalg.norm(vectors, axis=1)
+        nearness = neighbors.weights * np.exp(-distances)
+        # Rounding must not decide between equal distances: directions do.
+        steps = np.round(-np.log(np.maximum(nearness, TINY)) / _kernels.SAME_DISTANCE).astype(np.int64)
+        towards = np.round(vectors[:, ::-1] / DIRECTION_RESOLUTION + EDGE_SHIFT)
+        inside = (-nearness,) if layout.neighbor_span == 1 else tuple(towards.T)
+        keys = (*inside, structure.numbers[neighbors.atoms], steps)
+        columns, problems = _placed(neighbors, keys, layout, False)
+        kept = np.flatnonzero(columns >= 0)
+        return cls(neighbors, vectors, distances, nearness, steps, columns, kept, problems)
 
 
 class IndividualEmbedding:
@@ -129,53 +143,64 @@ class IndividualEmbedding:
         """
         graph, lengths, weights, rates = self._bonds(structure)
         walks, neighbors = self._topology(graph, weights)
-        n_atoms = len(structure)
         factors = weights * np.exp(-lengths)
-        products = _topology_kernels.walk_products(factors, walks.offsets, walks.bonds, walks.weights)
-        placed_walks, problems = _placed(walks, (-products,), layout, self.spec.sum_walks)
-        vectors = _vectors(structure, neighbors)
-        distances = np.linalg.norm(vectors, axis=1)
-        nearness = neighbors.weights * np.exp(-distances)
-        # Rounding must not decide between equal distances: directions do.
-        steps = np.round(-np.log(np.maximum(nearness, TINY)) / _kernels.SAME_DISTANCE).astype(np.int64)
-        towards = np.round(vectors[:, ::-1] / DIRECTION_RESOLUTION + EDGE_SHIFT)
-        inside = (-nearness,) if layout.neighbor_span == 1 else tuple(towards.T)
-        keys = (*inside, graph.numbers[neighbors.atoms], steps)
-        placed_neighbors, others = _placed(neighbors, keys, layout, False)
-        problems += others
+        of_walks = _PlacedWalks.of(walks, factors, layout, self.spec.sum_walks)
+        near = _PlacedNeighbors.of(structure, neighbors, layout)
+        problems = of_walks.problems + near.problems
         if problems and not keep_fitting:
             return None, problems
-        values = np.zeros((n_atoms, layout.n_columns))
-        kept = np.flatnonzero(placed_walks >= 0)
-        np.add.at(values, (walks.rows[kept], placed_walks[kept]), products[kept])
-        there = np.flatnonzero(placed_neighbors >= 0)
-        rows, columns = neighbors.rows[there], placed_neighbors[there]
+        outside = np.zeros(len(structure), dtype=np.bool_)
+        outside[walks.rows[of_walks.columns < 0]] = True
+        outside[neighbors.rows[near.columns < 0]] = True
+        ties: list[Ints] = []
+        if not self.spec.sum_walks:
+            ties += tied_cells(
+                walks.rows, walks.class_of, of_walks.products, of_walks.columns, layout.n_columns
+            )
         if layout.neighbor_span == 1:
-            values[rows, columns] = nearness[there]
-        else:
-            weighted = neighbors.weights[there, None] * vectors[there]
-            values[rows[:, None], columns[:, None] + np.arange(3)] = weighted
-        if layout.neighbor_lead:
-            values[rows, columns - 1] = graph.numbers[neighbors.atoms[there]]
-        if layout.own_species:
-            values[:, -1] = graph.numbers
-        directions = None
-        if self.directed:
-            first = layout.n_walk_columns
-            n_walks = first if self.spec.sum_walks else 0
-            n_slots = (layout.n_columns - layout.own_species - first) // layout.neighbor_width
-            directions = np.zeros((n_atoms, n_walks + n_slots, 3))
-            drawn = vectors * (nearness / np.maximum(distances, MIN_DISTANCE))[:, None]
-            slots = n_walks + (columns - first) // layout.neighbor_width
-            directions[rows, slots] = _shared(drawn, neighbors, steps)[there]
-            if n_walks:
-                hops = _directions(structure, graph)[walks.starts[kept]]
-                np.add.at(directions, (walks.rows[kept], placed_walks[kept]), products[kept, None] * hops)
+            ties += tied_cells(
+                neighbors.rows, neighbors.class_of, near.nearness, near.columns, layout.n_columns
+            )
         frame = Frame(
-            values, directions, structure, graph, factors, rates,
-            _selected(walks, kept, placed_walks), _taken(neighbors, there), columns,
-        )  # fmt: skip
+            values=_filled(graph, layout, of_walks, near),
+            vectors=self._directions(structure, graph, layout, of_walks, near) if self.directed else None,
+            structure=structure,
+            graph=graph,
+            factors=factors,
+            rates=rates,
+            walks=_selected(walks, of_walks.kept, of_walks.columns),
+            neighbors=_taken(neighbors, near.kept),
+            neighbor_columns=near.columns[near.kept],
+            nearness=near.nearness[near.kept],
+            outside=outside,
+            ties=ties,
+        )
         return frame, []
+
+    def _directions(
+        self,
+        structure: AtomicStructure,
+        graph: BondGraph,
+        layout: ColumnLayout,
+        of_walks: _PlacedWalks,
+        near: _PlacedNeighbors,
+    ) -> Floats:
+        """Vectors (n_atoms, n_vectors, 3): of summed walks, and of each neighbour in its slot."""
+        first = layout.n_walk_columns
+        n_walks = first if self.spec.sum_walks else 0
+        n_slots = (layout.n_columns - layout.own_species - first) // layout.neighbor_width
+        directions = np.zeros((len(structure), n_walks + n_slots, 3))
+        slots = n_walks + (near.columns[near.kept] - first) // layout.neighbor_width
+        drawn = near.vectors * (near.nearness / np.maximum(near.distances, MIN_DISTANCE))[:, None]
+        directions[near.neighbors.rows[near.kept], slots] = _shared(drawn, near.neighbors, near.steps)[
+            near.kept
+        ]
+        if n_walks:
+            walks, kept = of_walks.walks, of_walks.kept
+            hops = _unit_vectors(structure, graph)[walks.starts[kept]]
+            where = (walks.rows[kept], of_walks.columns[kept])
+            np.add.at(directions, where, of_walks.products[kept, None] * hops)
+        return directions
 
     def _bonds(self, structure: AtomicStructure) -> tuple[BondGraph, Floats, Floats, Floats]:
         """Graph; lengths, weights and rates d(ln h)/dd of its bonds."""
@@ -223,6 +248,25 @@ def learned_layout(embedding: IndividualEmbedding, structures: Sequence[AtomicSt
             "or N, paths='simple' or fewer bonds."
         )
     return layout
+
+
+def _filled(graph: BondGraph, layout: ColumnLayout, of_walks: _PlacedWalks, near: _PlacedNeighbors) -> Floats:
+    """Columns of all atoms, shape (n_atoms, n_columns)."""
+    values = np.zeros((graph.n_atoms, layout.n_columns))
+    kept = of_walks.kept
+    np.add.at(values, (of_walks.walks.rows[kept], of_walks.columns[kept]), of_walks.products[kept])
+    kept = near.kept
+    rows, columns = near.neighbors.rows[kept], near.columns[kept]
+    if layout.neighbor_span == 1:
+        values[rows, columns] = near.nearness[kept]
+    else:
+        weighted = near.neighbors.weights[kept, None] * near.vectors[kept]
+        values[rows[:, None], columns[:, None] + np.arange(3)] = weighted
+    if layout.neighbor_lead:
+        values[rows, columns - 1] = graph.numbers[near.neighbors.atoms[kept]]
+    if layout.own_species:
+        values[:, -1] = graph.numbers
+    return values
 
 
 def _placed(
@@ -299,7 +343,7 @@ def _shared(drawn: Floats, neighbors: Neighbors, steps: Ints) -> Floats:
     return shared
 
 
-def _directions(structure: AtomicStructure, graph: BondGraph) -> Floats:
+def _unit_vectors(structure: AtomicStructure, graph: BondGraph) -> Floats:
     """Unit vectors along the directed bonds of a graph, shape (n_directed, 3)."""
     sources = np.repeat(np.arange(graph.n_atoms), graph.coordination)
     vectors = (
@@ -332,99 +376,3 @@ def _taken(neighbors: Neighbors, there: Ints) -> Neighbors:
         neighbors.weights[there],
         neighbors.bonds[there],
     )
-
-
-@dataclass(frozen=True, eq=False)
-class IndividualGeometry:
-    """Derivatives of structures with topologies of their own; implements `geometry.Geometry`.
-
-    Parameters
-    ----------
-    frames : sequence of Frame
-        In columns of distances, or without neighbours; bonds may fade where neighbours are one hop away.
-    targets : object or None
-        Energies, forces and stresses that came with the structures, sliced along with them.
-    """
-
-    frames: Sequence[Frame]
-    targets: Any = None
-    _offsets: Ints = field(init=False)
-
-    def __post_init__(self) -> None:
-        counts = [len(frame.structure) for frame in self.frames]
-        object.__setattr__(self, "_offsets", np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
-
-    @property
-    def volumes(self) -> Floats:
-        """Volume of each cell, Angstrom^3, shape (n_structures,); NaN without full periodicity."""
-        structures = [frame.structure for frame in self.frames]
-        return np.array([abs(np.linalg.det(s.cell)) if s.pbc.all() else np.nan for s in structures])
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def __getitem__(self, structures: Any) -> IndividualGeometry:
-        chosen = np.arange(len(self))[structures]
-        targets = None if self.targets is None else self.targets[structures]
-        return IndividualGeometry([self.frames[k] for k in chosen], targets)
-
-    def pull(self, slopes: Floats) -> tuple[Floats, Floats]:
-        """Transposed Jacobian: gradient (n_rows, 3) and virials (n_structures, 3, 3) of an energy."""
-        slopes = np.asarray(slopes, dtype=np.float64)
-        gradient = np.zeros((int(self._offsets[-1]), 3))
-        virials = np.zeros((len(self), 3, 3))
-        for f, frame in enumerate(self.frames):
-            here = slice(self._offsets[f], self._offsets[f + 1])
-            mine = np.ascontiguousarray(slopes[here] if frame.free is None else slopes[here] * frame.free)
-            where = (frame.structure.positions, frame.structure.cell)
-            bond_slopes = np.zeros(frame.graph.n_bonds)
-            _kernels.pull_walk_entries(frame.factors, *frame.walks, mine, bond_slopes)
-            bond_slopes *= -frame.rates  # the kernel takes d(ln h)/dd for -1
-            _kernels.pull_lengths(*where, *frame.graph.pairs, bond_slopes, gradient[here], virials[f])
-            pair_slopes = _neighbor_slopes(frame) * mine[frame.neighbors.rows, frame.neighbor_columns]
-            _kernels.pull_lengths(*where, *frame.neighbors.pairs, pair_slopes, gradient[here], virials[f])
-        return gradient, virials
-
-    def push(self, velocities: Floats, strains: Floats) -> Floats:
-        """Jacobian: rates of the features, shape (n_rows, n_columns), for moving atoms and cells."""
-        velocities = np.asarray(velocities, dtype=np.float64)
-        rates = np.zeros((int(self._offsets[-1]), self.frames[0].values.shape[1] if len(self) else 0))
-        for f, frame in enumerate(self.frames):
-            here = slice(self._offsets[f], self._offsets[f + 1])
-            where = (frame.structure.positions, frame.structure.cell)
-            moving = (np.ascontiguousarray(velocities[here]), strains[f])
-            of_bonds = -frame.rates * _kernels.push_lengths(*where, *frame.graph.pairs, *moving)
-            _kernels.push_walk_entries(frame.factors, *frame.walks, of_bonds, rates[here])
-            of_pairs = _kernels.push_lengths(*where, *frame.neighbors.pairs, *moving)
-            rates[here][frame.neighbors.rows, frame.neighbor_columns] = _neighbor_slopes(frame) * of_pairs
-            if frame.free is not None:
-                rates[here] *= frame.free
-        return rates
-
-
-def _neighbor_slopes(frame: Frame) -> Floats:
-    """Slope of the entry of each neighbour by its distance."""
-    rates = np.full(len(frame.neighbors.rows), -1.0)
-    bonded = frame.neighbors.bonds >= 0
-    rates[bonded] = frame.rates[frame.neighbors.bonds[bonded]]
-    slopes: Floats = rates * frame.values[frame.neighbors.rows, frame.neighbor_columns]
-    return slopes
-
-
-def widen_ranges(ranges: dict[int, tuple[Floats, Floats]], numbers: Ints, values: Floats) -> None:
-    """Widen the ranges of columns, by atomic number, to hold the values of some atoms."""
-    for z in np.unique(numbers):
-        rows = values[numbers == z]
-        low, high = rows.min(axis=0), rows.max(axis=0)
-        if int(z) in ranges:
-            low, high = np.minimum(low, ranges[int(z)][0]), np.maximum(high, ranges[int(z)][1])
-        ranges[int(z)] = low, high
-
-
-def held_in_range(frame: Frame, ranges: dict[int, tuple[Floats, Floats]]) -> Frame:
-    """The same frame with every value inside the range of its column; where it is not, nothing moves it."""
-    numbers = frame.structure.numbers
-    low = np.array([ranges[int(z)][0] for z in numbers])
-    high = np.array([ranges[int(z)][1] for z in numbers])
-    free = (frame.values >= low) & (frame.values <= high)
-    return replace(frame, values=np.clip(frame.values, low, high), free=free)

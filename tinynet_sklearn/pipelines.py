@@ -19,6 +19,7 @@ from tinynet_sklearn.evaluation import (
     assignment,
     featurizers,
     fitted_steps,
+    individual_featurizers,
     knows_ranges,
     symmetric_matrix,
 )
@@ -97,6 +98,10 @@ class PipelineEngine:
         for step in self._transformers:
             features = step.transform(features)
         outside = outside_training(self._regressor, features)
+        for step in individual_featurizers(self._transformers):
+            # what found no column is not in the features: the regressor cannot tell
+            overflowing = step.overflowing([atoms])[0]
+            outside = overflowing if outside is None else outside | overflowing
         if self.mode == "direct":
             outputs = np.array(self._regressor.predict(features), dtype=np.float64)
             forces = outputs if outputs.shape[1] == 3 else None

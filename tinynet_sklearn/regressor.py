@@ -63,12 +63,23 @@ from tinynet_sklearn.training import (
     label_of,
     prepare_task,
 )
+from tinynet_sklearn.vector_targets import check_vectors_point
 from tinynet_sklearn.workers import check_checkpoint, open_files, report_divergence, train_tasks
 
 __all__ = ["BPNNRegressor"]
 
 #: What a warm start cannot change, besides the sizes of the layers.
 CONTINUED = ("networks", "activation", "dtype", "n_components", "cumulative_weight", "output")
+
+
+#: What to warn of where columns are known to be the same however a structure is turned.
+BLIND = (
+    "y has 3 columns, as forces have, but X holds columns that do not change when a structure is turned, and "
+    "neither site frames nor vectors: no direction can be learned from them. Use "
+    "SmoothMomentFeaturizer(n_vector=3), or CycleMomentFeaturizer with coordinates='vectors'; if the "
+    "three columns "
+    "are no vector, target='scalar' silences this."
+)
 
 
 class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
@@ -627,8 +638,17 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             and grid is None
             and (atoms.frames is not None or atoms.vectors is not None)
         )
+        if (
+            self.target == "auto"
+            and width == 3
+            and grid is None
+            and not vector
+            and atoms.geometry is not None
+        ):
+            warnings.warn(BLIND, UserWarning, stacklevel=4)  # fit, its validation wrapper, the user
         if combines(atoms, vector):
             check_combination(self)
+            check_vectors_point(np.zeros((0, 0, 3)) if atoms.vectors is None else atoms.vectors)
         if vector and atoms.frames is not None:
             targets = atoms.frames.to_frame(targets)
         weight = check_structure_weights(sample_weight, len(atoms))

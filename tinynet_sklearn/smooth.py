@@ -48,7 +48,7 @@ class SmoothMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_k
         exp(-decay * d).
     n_vector : int, default=0
         Number of hopping functions in vectors over three atoms, at most ``n_pair``; 0 makes no vectors, 3 is
-        a good number. See `tinynet_sklearn.vector_moments`.
+        a good number, 2 from three species on. See `tinynet_sklearn.vector_moments`.
     triangle_cutoff : float or None, default=None
         Angstrom; cutoff of the bonds in walks of 3 and 4 hops. None is `cutoff`; the cost grows with its
         sixth power.
@@ -162,6 +162,11 @@ class SmoothMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_k
             reach = self.cutoff if self.triangle_cutoff is None else self.triangle_cutoff
             # coinciding atoms are reported by transform, with their numbers
             shortest = [pairs_within(s, reach)[3].min(initial=reach) for s in structures]
+            if min(shortest) >= reach:
+                raise ValueError(
+                    f"a cutoff of {reach:g} Angstrom must reach a neighbour of some atom in X; it "
+                    "reaches none. Raise it."
+                )
             inner = INNER_MARGIN * max(MIN_DISTANCE, min(shortest))
         species = tuple(int(z) for z in np.unique(np.concatenate([s.numbers for s in structures])))
         weights = None

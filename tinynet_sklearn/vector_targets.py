@@ -22,10 +22,11 @@ from tinynet_sklearn.frames import FloatArray, IntArray
 from tinynet_sklearn.networks import DenseStack
 from tinynet_sklearn.scaling import row_blocks
 
-__all__ = ["VectorTargets", "combined", "damped", "fit_vector_targets"]
+__all__ = ["VectorTargets", "check_vectors_point", "combined", "damped", "fit_vector_targets"]
 
-#: Vectors smaller than this, relative to the largest, are rounding.
-ROUNDING = 1e-12
+#: Vectors smaller than this, and than this share of the largest, vanish by symmetry or are rounding. Divided
+#: by such a size they would be huge as soon as atoms move.
+LEAST_SIZE, LEAST_SHARE = 1e-10, 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,11 +88,6 @@ def fit_vector_targets(targets: FloatArray, vectors: FloatArray, weight: FloatAr
     Returns
     -------
     VectorTargets
-
-    Raises
-    ------
-    ValueError
-        If all vectors are zero.
     """
     share = weight / weight.sum()
     scale = float(np.sqrt(share @ np.square(targets).mean(axis=1)))
@@ -99,11 +95,23 @@ def fit_vector_targets(targets: FloatArray, vectors: FloatArray, weight: FloatAr
     for block in row_blocks(len(vectors)):
         sizes += share[block] @ np.square(vectors[block]).mean(axis=2)
     sizes = np.sqrt(sizes)
-    columns = np.flatnonzero(sizes > ROUNDING * sizes.max(initial=0.0))
-    if not len(columns):
+    columns = np.flatnonzero(sizes > max(LEAST_SIZE, LEAST_SHARE * sizes.max(initial=0.0)))
+    if not len(columns):  # atoms without neighbours, or on symmetric sites only: no vector, no force
+        return VectorTargets(scale or 1.0, np.array([0]), np.ones(1))
+    return VectorTargets(scale or 1.0, columns, sizes[columns])
+
+
+def check_vectors_point(vectors: FloatArray) -> None:
+    """Refuse vectors (n_rows, n_vectors, 3) on which nothing can be built.
+
+    Raises
+    ------
+    ValueError
+        If there are none, or all are zero.
+    """
+    if np.abs(vectors).max(initial=0.0) <= LEAST_SIZE:
         raise ValueError(
             "X must carry vectors that are not all zero, to build vector targets on; got "
-            f"{vectors.shape[1]} vectors, zero for all atoms of a network. Reach farther neighbours, "
-            "or use target='scalar'."
+            f"{vectors.shape[1]} vectors, zero for all atoms. Reach farther neighbours, or use "
+            "target='scalar'."
         )
-    return VectorTargets(scale or 1.0, columns, sizes[columns])

@@ -354,6 +354,29 @@ def test_single_atoms():
     )
 
 
+@pytest.mark.parametrize(
+    ("atoms", "r_max", "searched"),
+    [
+        (rutile(), 1.0, "1 Angstrom"),
+        (bulk("Cu"), 2, "2 Angstrom"),
+        (Atoms("Ar2", positions=[[0, 0, 0], [0, 0, 9.0]]), None, "None, which took 6 Angstrom"),
+    ],
+)
+def test_ranges_without_any_atoms(atoms, r_max, searched):
+    assert message([atoms], r_max=r_max) == (
+        f"r_max must reach the nearest neighbours, got {searched}, and no two atoms are that close. Raise it."
+    )
+
+
+def test_atoms_in_one_place():
+    water = molecule("H2O")
+    water.positions[2] = water.positions[1]
+    assert message([molecule("H2O"), water]) == (
+        "structures must have every atom in a place of its own:\n"
+        "  structure 1: atoms 1 and 2 are 0 Angstrom apart; remove one of them"
+    )
+
+
 def test_single_atoms_beside_others_do_no_harm():
     assert suggest_bonds([Atoms("H"), Atoms("O"), molecule("H2O")]) == suggest_bonds([molecule("H2O")])
 

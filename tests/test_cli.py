@@ -12,7 +12,7 @@ from importlib.resources import as_file, files
 
 import numpy as np
 import pytest
-from ase.build import bulk, molecule
+from ase.build import bulk, fcc111, molecule
 from ase.constraints import FixCom
 from ase.io import read, write
 from sklearn.exceptions import ConvergenceWarning
@@ -28,6 +28,7 @@ from tinynet_sklearn import (
     load_model,
     load_moo3,
     save_model,
+    suggest_bonds,
 )
 from tinynet_sklearn.cli import _progress, app, parse_bonds, parse_supercell
 
@@ -185,11 +186,78 @@ def test_inspect_as_json(moo3_file):
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_inspect_exits_with_1_if_something_looks_wrong(tmp_path, as_json):
-    path = tmp_path / "mixed.extxyz"
+    path = tmp_path / "copies.extxyz"
     write(path, [molecule("H2O"), molecule("CH4"), molecule("H2O")])
     result = run("inspect", path, "--bonds", "natural", *(["--json"] if as_json else []))
     assert result.exit_code == 1
-    assert "Frames of 2 different sets of atoms (H2O, CH4)" in words(result.stdout)
+    assert "Copies of earlier frames (2 = 0)" in words(result.stdout)
+
+
+def liquid(seed):
+    """Places of a crystal that is not cold, atoms in any of them."""
+    atoms = bulk("Cu", cubic=True).repeat(2)
+    atoms.rattle(0.15, seed=seed)
+    atoms.positions = np.random.default_rng(seed).permutation(atoms.positions)
+    return atoms
+
+
+def test_inspect_a_liquid(tmp_path):
+    """Nothing is wrong with frames that share no bonds; there are featurizers for them."""
+    path = tmp_path / "liquid.extxyz"
+    frames = [liquid(seed) for seed in range(3)]
+    write(path, frames)
+    bonds = suggest_bonds(frames)
+    named = f"Cu-Cu={bonds['Cu-Cu']:g}"
+    result = run("inspect", path)
+    text = words(result.stdout)
+    assert result.exit_code == 1
+    assert "Same bonds in all frames? Cu32: there are no bonds. Vector lengths None" in text
+    assert (
+        "No bonds in Cu32 with bonds=3.1: a single number bonds different species only; pass the suggested "
+        f"ones, bonds={bonds}, or --bonds {named}."
+    ) in text
+    result = run("inspect", path, "--bonds", named)
+    text = words(result.stdout)
+    assert "Bonds of Cu32, all 3 frames together, with bonds=" in text
+    assert "Same bonds in all frames? Cu32: no, the 3 frames share no bond graph." in text
+    assert (
+        "Vector lengths None: the frames of Cu32 share no bond graph. With topology='each', fit learns the "
+        "length from all of them."
+    ) in text
+    assert re.search(
+        r"Notes - No bonds in common: for example, atoms \d+ and \d+ are \d\.\d\d Angstrom apart in frame "
+        r"\d and \d\.\d\d in the mean structure\. CycleMomentFeaturizer\(topology='each'\) and "
+        r"SmoothMomentFeaturizer\(\) take such frames as they are; CycleMomentFeaturizer\(\) takes one set "
+        r"of atoms in one order, with the same bonds in all frames\. - No frame has forces",
+        text,
+    )
+    assert "What looks wrong Nothing." in text
+    assert result.exit_code == 0
+
+
+def test_inspect_slabs_and_crystals(tmp_path):
+    path = tmp_path / "mixed.extxyz"
+    slab, crystal = fcc111("Cu", (2, 2, 3), vacuum=6.0), bulk("Cu", cubic=True)
+    slab.info.clear()  # what the file could not hold
+    write(path, [slab, crystal, crystal * (1, 1, 2), rattled(slab), rattled(crystal)])
+    result = run("inspect", path, "--bonds", "Cu-Cu=3.1")
+    assert result.exit_code == 0, result.output
+    text = words(result.stdout)
+    assert "Same bonds in all frames? No: 3 sets of different atoms. Cu12: yes, all of 2 frames." in text
+    assert "Vector lengths of Cu12 alone, entries per atom" in text
+    assert "What looks wrong Nothing." in text
+    assert (
+        "Notes - Frames of 3 different sets of atoms (Cu12, Cu4, Cu8). "
+        "CycleMomentFeaturizer(topology='each') and SmoothMomentFeaturizer() take such frames as they are; "
+        "CycleMomentFeaturizer() takes one set of atoms in one order, with the same bonds in all frames. - "
+        "No frame has forces"
+    ) in text
+
+
+def rattled(atoms):
+    atoms = atoms.copy()
+    atoms.rattle(0.05, seed=0)
+    return atoms
 
 
 def test_inspect_an_element(tmp_path):
@@ -200,8 +268,8 @@ def test_inspect_an_element(tmp_path):
     text = words(result.stdout)
     assert "Vector lengths None: the mean Cu4 has no bonds. Forces" in text
     assert (
-        "- No bonds in Cu4 with bonds=3.1: a single number bonds different species only; name the pair, as "
-        "in Cu-Cu=3.1 (between the first shells)."
+        "- No bonds in Cu4 with bonds=3.1: a single number bonds different species only; pass the suggested "
+        "ones, bonds={'Cu-Cu': 3.1}, or --bonds Cu-Cu=3.1."
     ) in text
 
 
@@ -231,7 +299,7 @@ def test_inspect_a_file_with_many_sets_of_atoms(tmp_path):
     path = tmp_path / "molecules.extxyz"
     write(path, [molecule(name) for name in ("H2O", "CH4", "NH3", "C2H6", "CO2", "HCN", "C2H4")])
     result = run("inspect", path, "--bonds", "natural")
-    assert result.exit_code == 1
+    assert result.exit_code == 0, result.output
     assert "... and 2 more sets of atoms" in result.stdout
     assert "1 frame of 3 atoms, H2O, not periodic" in words(result.stdout)
 
@@ -304,6 +372,10 @@ def models(tmp_path_factory):
     )
     net = BPNNRegressor((4,), symmetry_average=False, max_iter=5, random_state=0)
     smooth = make_pipeline(SmoothMomentFeaturizer(n=2, cutoff=3.0), BPNNPotential((2,), max_iter=2))
+    each = make_pipeline(
+        CycleMomentFeaturizer(n=2, N=0, bonds=data.bonds, topology="each", coordinates="distances"),
+        BPNNPotential((2,), max_iter=2),
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         save_model(energy.fit(few, {"forces": data.target[:8]}), folder / "energy.tinynet")
@@ -312,6 +384,7 @@ def models(tmp_path_factory):
         numbers = [atoms.positions[:, :2] for atoms in few]
         save_model(direct.fit(few, numbers), folder / "numbers.tinynet")
         save_model(smooth.fit(few, {"forces": data.target[:8]}), folder / "smooth.tinynet")
+        save_model(each.fit(few, {"forces": data.target[:8]}), folder / "each.tinynet")
     return folder
 
 
@@ -617,6 +690,27 @@ def test_export_wrong_usage(arguments, message, tmp_path):
     found = run("export", *arguments, "--lammps", "--output", tmp_path / "run")
     assert found.exit_code == 2
     assert message in words(found.stderr)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "got"),
+    [
+        ("each", "topology='each', where every structure has a graph of its own"),
+        ("smooth", "SmoothMomentFeaturizer, which has no graph"),
+    ],
+)
+@pytest.mark.parametrize("with_structure", [False, True])
+def test_export_of_models_without_a_frozen_graph(models, salt_file, name, got, with_structure, tmp_path):
+    """No structure is asked for: none would help."""
+    structure = [salt_file] if with_structure else []
+    found = run("export", models / f"{name}.tinynet", *structure, "--lammps", "--output", tmp_path / "run")
+    assert found.exit_code == 2
+    assert words(found.stderr).endswith(
+        "Invalid value for MODEL: model must have a frozen bond graph to run in LAMMPS, "
+        f"CycleMomentFeaturizer(topology='reference'); got {got}. Run it with TinyNetCalculator and "
+        "run_dynamics, or tinynet md."
+    )
     assert not (tmp_path / "run").exists()
 
 

@@ -798,7 +798,8 @@ def test_models_without_a_compiled_path(steps, reason):
     model = make_pipeline(*steps).fit(frames, forces)
     assert why_not_compiled(fitted_steps(model)) == reason
     message = (
-        f"model must have a compiled path; {reason}. Fit with order='direction' and dense networks, or use "
+        f"model must have a compiled path; {reason}. Fit with topology='reference', "
+        "order='direction' and dense networks, or use "
         "TinyNetCalculator, which takes any pipeline."
     )
     assert message_of(lambda: CompiledModel(model, frames[0])) == message

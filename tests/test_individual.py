@@ -899,9 +899,37 @@ def test_too_many_walks_of_one_structure_are_refused(monkeypatch, what):
     with pytest.raises(ValueError, match="more than") as error:
         CycleMomentFeaturizer(n=n, N=N, bonds=3.1, topology="each").fit([perovskite() * (3, 3, 3)])
     assert message(error) == (
-        f"n={n}, N={N} would give more than 1,000 hops of closed walks and neighbours in one structure. Use "
-        "a smaller n or N, paths='simple' or fewer bonds."
+        f"n={n}, N={N} would give more than 1,000 hops of closed walks and neighbours for 1024 atoms. Use a "
+        "smaller n or N, paths='simple' or fewer bonds."
     )
+
+
+@pytest.mark.parametrize("what", ["walks", "neighbours"])
+def test_tables_that_do_not_fit_in_memory_are_refused(monkeypatch, what):
+    monkeypatch.setattr(topologies, "physical_memory", lambda: 2**14)
+    n, N = (4, 0) if what == "walks" else (0, 2)
+    with pytest.raises(ValueError, match="GiB") as error:
+        CycleMomentFeaturizer(n=n, N=N, bonds=3.1, topology="each").fit([perovskite() * (2, 2, 2)])
+    assert message(error) == (
+        f"n={n}, N={N} would give tables of 0.0 GiB for one structure of 40 atoms, this machine has "
+        "0.0. Use a "
+        "smaller n or N, paths='simple' or fewer bonds."
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"aggregate": "sum"}, {"coordinates": "distances"}, {"fade": 0.5}])
+def test_atoms_are_worked_through_in_blocks(monkeypatch, options):
+    atoms = rattled(perovskite() * (2, 1, 1), 0)
+    embed = CycleMomentFeaturizer(n=4, N=2, bonds=3.1, topology="each", **options)
+    whole = embed.fit_transform([atoms])
+    monkeypatch.setattr(topologies, "BLOCK_ATOMS", 3)
+    parts = clone(embed).fit_transform([atoms])
+    assert_array_equal(parts.values, whole.values)
+    if whole.vectors is not None:
+        assert_allclose(parts.vectors, whole.vectors, rtol=0, atol=1e-15)
+    if whole.geometry is not None:
+        slopes = np.random.default_rng(0).normal(size=whole.values.shape)
+        assert_allclose(parts.geometry.pull(slopes)[0], whole.geometry.pull(slopes)[0], rtol=0, atol=1e-13)
 
 
 def test_walks_beyond_number_are_refused_as_those_of_a_reference():

@@ -7,13 +7,13 @@ import re
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk, molecule
+from ase.build import add_adsorbate, bulk, fcc111, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixedPlane
 from numpy.testing import assert_allclose
 from rich.console import Console
 
-from tinynet_sklearn import CycleMomentFeaturizer, build_bond_graph, load_batio3, load_moo3
+from tinynet_sklearn import CycleMomentFeaturizer, build_bond_graph, load_batio3, load_moo3, suggest_bonds
 from tinynet_sklearn.distances import HISTOGRAM_BIN, HISTOGRAM_RANGE, suggested_cutoff
 from tinynet_sklearn.inspection import inspect_structures
 from tinynet_sklearn.lengths import vector_lengths
@@ -276,22 +276,119 @@ def test_copies():
     ]
 
 
+ANY = (
+    "CycleMomentFeaturizer(topology='each') and SmoothMomentFeaturizer() take such frames as they are; "
+    "CycleMomentFeaturizer() takes one set of atoms in one order, with the same bonds in all frames."
+)
+
+
+def notes(frames, bonds=BONDS):
+    return [(f.message, f.frames) for f in inspect_structures(frames, bonds).findings if not f.problem]
+
+
 def test_mixed_sizes():
     frames = [*good_frames(3), with_forces(molecule("H2O"), balanced(molecule("H2O")))]
     found = inspect_structures(frames, "natural")
     assert [(t.formula, t.frames) for t in found.topologies] == [("Na4Cl4", [0, 1, 2]), ("H2O", [3])]
-    (message,) = (finding.message for finding in found.problems)
-    assert message == (
-        "Frames of 2 different sets of atoms (Na4Cl4, H2O); one featurizer serves one set, atoms in one "
-        "order. Split the file."
-    )
+    assert found.problems == []
+    assert [(finding.message, finding.frames) for finding in found.findings] == [
+        (f"Frames of 2 different sets of atoms (Na4Cl4, H2O). {ANY}", [])
+    ]
 
 
 def test_another_order_of_the_atoms():
     frame = good_frames(2)[1][[1, 0, 2, 3, 4, 5, 6, 7]]
     with_forces(frame, balanced(frame))
-    (message,) = (message for message, _ in problems([*good_frames(2)[:1], frame]))
-    assert message.endswith("Some differ only in the order of the atoms, or in pbc.")
+    frames = [*good_frames(2)[:1], frame]
+    assert problems(frames) == []
+    assert notes(frames) == [
+        (
+            f"Frames of 2 different sets of atoms (Na4Cl4). {ANY} Some differ only in the order of the "
+            "atoms, or in pbc: make these alike in one crystal.",
+            [],
+        )
+    ]
+
+
+def liquid(seed):
+    """Places of a crystal that is not cold, atoms in any of them."""
+    atoms = bulk("Cu", cubic=True).repeat(2)
+    atoms.rattle(0.15, seed=seed)
+    atoms.positions = np.random.default_rng(seed).permutation(atoms.positions)
+    return with_forces(atoms, balanced(atoms, seed))
+
+
+def test_a_liquid():
+    frames = [liquid(seed) for seed in range(3)]
+    found = inspect_structures(frames, {"Cu-Cu": 3.0})
+    assert found.lengths == []
+    (topology,) = found.topologies
+    assert not topology.shared
+    graphs = [build_bond_graph(frame, {"Cu-Cu": 3.0}) for frame in frames]
+    counts = np.bincount(np.concatenate([graph.coordination for graph in graphs]))
+    assert topology.coordination == {"Cu": {f"{k} Cu": n for k, n in enumerate(counts) if n}}
+    assert list(topology.coordination["Cu"]) == [f"{k} Cu" for k, n in enumerate(counts) if n]
+    (note,) = found.findings
+    assert not note.problem
+    assert re.fullmatch(
+        r"No bonds in common: for example, atoms \d+ and \d+ are \d\.\d\d Angstrom apart in frame \d and "
+        rf"\d\.\d\d in the mean structure\. {re.escape(ANY)}",
+        note.message,
+    )
+
+
+def test_a_crystal_that_melts_in_a_few_frames_is_still_one():
+    frames = [salt(k).repeat(2) for k in range(9)]
+    frames[4].rattle(0.8, seed=4)
+    assert any("Not one crystal" in message for message, _ in problems(frames))
+    assert inspect_structures(frames, BONDS).topologies[0].shared
+
+
+def test_atoms_that_change_partners():
+    """Pairs along x, then along y: every atom has a bond in every frame, and none in the mean."""
+    frames = []
+    for axis in (0, 1):
+        positions = np.array([[0, 0, 0], [4, 0, 0], [0, 4, 0], [4, 4, 0]], dtype=float)
+        positions[:, axis] = 1.0 + 0.5 * positions[:, axis]
+        atoms = Atoms("Ne4", positions=positions, cell=[12] * 3, pbc=True)
+        frames.append(with_forces(atoms, balanced(atoms)))
+    found = inspect_structures(frames, {"Ne-Ne": 2.5})
+    assert found.topologies[0].coordination == {"Ne": {"1 Ne": 8}}
+    assert [(f.message, f.problem) for f in found.findings] == [(f"No bonds in common. {ANY}", False)]
+
+
+def test_atoms_without_bonds_among_different_structures():
+    """A note where their species have bonds elsewhere, a problem where they never have."""
+    water = [molecule("H2O") + Atoms("H", positions=[[0, 0, 5.0]]), molecule("H2O"), Atoms("O")]
+    found = [(f.message, f.frames, f.problem) for f in inspect_structures(water, "natural").findings]
+    assert found[:-1] == [
+        ("No bonds in O with bonds='natural': columns of these atoms are zero.", [], False),
+        (f"Frames of 3 different sets of atoms (H3O, H2O, O). {ANY}", [], False),
+        ("Atoms without bonds: their columns are zero.", [0], False),
+    ]
+    helium = [molecule("H2O") + Atoms("He", positions=[[0, 0, 9.0]]), molecule("CH4")]
+    assert problems(helium, "natural") == [("No atom of He has bonds in any frame; raise the cutoff.", [])]
+
+
+def test_the_suggested_bonds_are_named_where_they_help():
+    """Copper below the surface: a single cutoff bonds it to the adsorbate only."""
+    slab = fcc111("Cu", (2, 2, 3), vacuum=6.0)
+    add_adsorbate(slab, "O", 1.2, "fcc")
+    cutoffs = inspect_structures([slab]).suggested_bonds
+    named = ",".join(f"{pair}={cutoff:g}" for pair, cutoff in cutoffs.items())
+    remedy = f"pass the suggested ones, bonds={cutoffs}, or --bonds {named}."
+    assert problems([slab], 3.1) == [
+        (f"The mean structure of Cu12O has atoms without bonds (Cu); {remedy}", [])
+    ]
+    message = f"Atoms without bonds: their columns are zero; {remedy}"
+    assert (message, [0, 1]) in notes([slab, slab * (2, 1, 1)], 3.1)
+    assert problems([slab, slab * (2, 1, 1)], cutoffs) == []
+
+
+SPLIT = (
+    "Split the file, or bring the atoms into one order; where bonds are meant to break, take "
+    "CycleMomentFeaturizer(topology='each') or SmoothMomentFeaturizer()."
+)
 
 
 def test_another_crystal_of_the_same_atoms():
@@ -302,7 +399,7 @@ def test_another_crystal_of_the_same_atoms():
     assert where == [4]
     assert re.fullmatch(
         r"Not one crystal: for example, atoms \d and \d are 4\.\d\d Angstrom apart in frame 4 and 2\.\d\d in "
-        r"the mean structure\. Split the file, or bring the atoms into one order\.",
+        rf"the mean structure\. {re.escape(SPLIT)}",
         message,
     )
 
@@ -326,7 +423,7 @@ def test_atoms_of_one_species_exchanged():
     assert where == [4]
     assert re.fullmatch(
         r"Not one crystal: for example, atoms \d+ and \d+ are [67]\.\d\d Angstrom apart in frame 4 and "
-        r"\d\.\d\d in the mean structure\. Split the file, or bring the atoms into one order\.",
+        rf"\d\.\d\d in the mean structure\. {re.escape(SPLIT)}",
         message,
     )
 
@@ -366,22 +463,33 @@ def test_constraints_without_forces_do_no_harm():
 
 
 @pytest.mark.parametrize(
-    ("atoms", "remedy"),
+    ("atoms", "bonds", "named"),
     [
-        (bulk("Mo"), "name the pair, as in Mo-Mo=2.95 (between the first shells)."),
-        (bulk("Cu"), "name the pair, as in Cu-Cu=3.1 (between the first shells)."),
-        (molecule("H2"), "name the pair H-H and a cutoff; no gap between its shells suggests one."),
-        (Atoms("H"), "name the pair H-H and a cutoff; none of its atoms are within 5.0 Angstrom."),
+        (bulk("Mo"), {"Mo-Mo": 3.8}, "Mo-Mo=3.8"),
+        (bulk("Cu"), {"Cu-Cu": 3.1}, "Cu-Cu=3.1"),
+        (molecule("H2"), {"H-H": 1.0}, "H-H=1"),
     ],
-    ids=["Mo", "Cu", "H2", "H"],
+    ids=["Mo", "Cu", "H2"],
 )
-def test_no_bonds_in_an_element(atoms, remedy):
+def test_no_bonds_in_an_element(atoms, bonds, named):
     found = inspect_structures([atoms], 3.1)
-    formula = atoms.get_chemical_formula()
     assert [finding.message for finding in found.problems] == [
-        f"No bonds in {formula} with bonds=3.1: a single number bonds different species only; {remedy}"
+        f"No bonds in {atoms.symbols} with bonds=3.1: a single number bonds different species only; pass the "
+        f"suggested ones, bonds={bonds}, or --bonds {named}."
     ]
     assert found.lengths == []
+    assert inspect_structures([atoms], bonds).problems == []
+
+
+@pytest.mark.parametrize("atoms", [Atoms("H"), Atoms("HF", positions=[[0, 0, 0], [0, 0, 9.0]])])
+def test_no_bonds_between_atoms_that_are_far_apart(atoms):
+    assert problems([atoms], 3.1) == [
+        (
+            f"No bonds in {atoms.symbols.formula.format('metal')} with bonds=3.1; raise the cutoff or, if "
+            "the atoms are far apart, leave them out.",
+            [],
+        )
+    ]
 
 
 def test_the_cutoff_named_for_an_element_bonds_its_first_shell():
@@ -392,15 +500,46 @@ def test_the_cutoff_named_for_an_element_bonds_its_first_shell():
 
 def test_no_bonds_in_elements_and_in_compounds():
     far = Atoms("HF", positions=[[0, 0, 0], [0, 0, 4.0]])
-    (message,) = (message for message, _ in problems([bulk("Cu"), bulk("Mo"), far], 3.1)[1:])
+    (message,) = (message for message, _ in problems([bulk("Cu"), bulk("Mo"), far], 3.1))
+    cutoffs = inspect_structures([bulk("Cu"), bulk("Mo"), far]).suggested_bonds
+    named = ",".join(f"{pair}={cutoff:g}" for pair, cutoff in cutoffs.items())
     assert message == (
-        "No bonds in Cu, Mo, FH with bonds=3.1: a single number bonds different species only; name the pair, "
-        "as in Cu-Cu=3.1,Mo-Mo=2.95 (between the first shells). For the others, raise the cutoff."
+        "No bonds in Cu, Mo, FH with bonds=3.1: a single number bonds different species only; pass the "
+        f"suggested ones, bonds={cutoffs}, or --bonds {named}."
     )
 
 
+def test_like_atoms_that_a_single_number_does_not_bond():
+    atoms = molecule("CH3CH2OH")
+    with_forces(atoms, balanced(atoms))
+    cutoffs = suggest_bonds([atoms])
+    named = ",".join(f"{pair}={cutoff:g}" for pair, cutoff in cutoffs.items())
+    assert notes([atoms], 3.1) == [
+        (
+            "bonds=3.1 bonds different species only, no C-C; pass the suggested ones, "
+            f"bonds={cutoffs}, or --bonds {named}.",
+            [],
+        )
+    ]
+    assert inspect_structures([atoms], cutoffs).findings == []
+
+
 def test_no_bonds_in_a_compound():
-    assert problems([salt()], 2.0) == [("No bonds in Na4Cl4 with bonds=2.0; raise the cutoff.", [])]
+    assert problems([salt()], 2.0) == [
+        (
+            "No bonds in Na4Cl4 with bonds=2.0; pass the suggested ones, bonds={'Na-Cl': 3.8}, or --bonds "
+            "Na-Cl=3.8.",
+            [],
+        )
+    ]
+
+
+def test_atoms_in_one_place_spoil_no_suggestions():
+    water = molecule("H2O")
+    water.positions[2] = water.positions[1]
+    found = inspect_structures([molecule("H2O"), water], "natural")
+    assert found.suggested_bonds == suggest_bonds([molecule("H2O")])
+    assert "Atoms 1 (H) and 2 (H) are 0.00 Angstrom apart." in [f.message for f in found.problems]
 
 
 def test_isolated_atoms():

@@ -24,9 +24,11 @@ from sklearn.pipeline import make_pipeline
 from symmetry import random_rotation
 
 from tinynet_sklearn import (
+    BPNNPotential,
     BPNNRegressor,
     CompiledModel,
     CycleMomentFeaturizer,
+    SmoothMomentFeaturizer,
     TinyNetCalculator,
     load_batio3,
     load_pretrained,
@@ -456,6 +458,36 @@ def test_densities_of_states_are_refused(tilted):
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         attach(Simulation(tilted), model, tilted)
+
+
+@pytest.mark.parametrize(
+    ("embedding", "got"),
+    [
+        (
+            CycleMomentFeaturizer(n=2, N=0, topology="each", coordinates="distances"),
+            "topology='each', where every structure has a graph of its own",
+        ),
+        (SmoothMomentFeaturizer(n=2, cutoff=3.0), "SmoothMomentFeaturizer, which has no graph"),
+    ],
+    ids=["each", "smooth"],
+)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_models_without_a_frozen_graph_are_refused(embedding, got, tilted, tmp_path):
+    """Whatever the structure is: nothing that could be done to it would help."""
+    data = load_batio3()
+    model = make_pipeline(embedding, BPNNPotential((2,), max_iter=2, random_state=0))
+    model.fit(data.structures[:5], {"forces": data.target[:5]})
+    message = (
+        "model must have a frozen bond graph to run in LAMMPS, CycleMomentFeaturizer(topology='reference'); "
+        f"got {got}. Run it with TinyNetCalculator and run_dynamics, or tinynet md."
+    )
+    for structure in (tilted, molecule("H2O")):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            attach(Simulation(tilted), model, structure)
+    save_model(model, tmp_path / "model.tinynet")
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        export_lammps(tmp_path / "model.tinynet", molecule("H2O"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_unknown_ways_to_extrapolate_are_refused(tilted, potential):

@@ -613,7 +613,10 @@ FLAT = (
     "Meta-estimators that flatten targets (TransformedTargetRegressor, Bagging, Voting, Stacking) are not "
     "supported."
 )
-ENERGIES = "one number per structure. Targets must be per atom; energies per structure are not supported yet."
+ENERGIES = (
+    "one number per structure. Targets here are per atom; energies of structures are learned by "
+    "BPNNPotential."
+)
 
 
 @pytest.mark.parametrize(

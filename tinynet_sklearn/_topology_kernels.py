@@ -11,9 +11,20 @@ from tinynet_sklearn._kernels import _grown, count_walks, enumerate_walks, hop_b
 
 @kernel
 def closed_walks(  # type: ignore[no-untyped-def]
-    n_hops, simple, max_vertices, max_walks, max_steps, species, offsets, targets, shifts, bond_ids
+    n_hops,
+    first,
+    last,
+    simple,
+    max_vertices,
+    max_walks,
+    max_steps,
+    species,
+    offsets,
+    targets,
+    shifts,
+    bond_ids,
 ):
-    """Closed walks of ``n_hops`` hops from every atom.
+    """Closed walks of ``n_hops`` hops from the atoms ``first`` to ``last`` - 1.
 
     Returns ``rows`` (n_walks,), the atom a walk starts from; ``labels`` (n_walks, n_hops), ``species`` along
     the walk or its reverse, whichever is smaller; ``edges`` (n_walks, n_hops), its edges as sorted numbers a
@@ -27,7 +38,7 @@ def closed_walks(  # type: ignore[no-untyped-def]
     edges = np.empty((capacity, n_hops), np.int64)
     bonds = np.empty((capacity, n_hops), np.int64)
     starts = np.empty(capacity, np.int64)
-    for centre in range(offsets.shape[0] - 1):
+    for centre in range(first, last):
         atoms, _, hops, edge_offsets, edge_targets, edge_bonds, radius = hop_ball(
             centre, n_hops // 2, max_vertices, offsets, targets, shifts, bond_ids
         )
@@ -71,9 +82,9 @@ def closed_walks(  # type: ignore[no-untyped-def]
 
 @kernel
 def neighbor_shells(  # type: ignore[no-untyped-def]
-    n_hops, max_vertices, max_neighbors, bond_weights, offsets, targets, shifts, bond_ids
+    n_hops, first, last, max_vertices, max_neighbors, bond_weights, offsets, targets, shifts, bond_ids
 ):
-    """Vertices up to ``n_hops`` hops from every atom, one row for each number of hops that leads to them.
+    """Vertices up to ``n_hops`` hops from the atoms ``first`` to ``last`` - 1, once per number of hops.
 
     ``bond_weights`` (n_bonds,), between 0 and 1, say how much of a bond there is. A vertex is reached in h
     hops to the degree
@@ -91,7 +102,7 @@ def neighbor_shells(  # type: ignore[no-untyped-def]
     capacity, n = 1024, 0
     whole = np.empty((capacity, 7), np.int64)  # row, atom, cell, hops, bond
     real = np.empty((capacity, 2))  # walks, weight
-    for centre in range(offsets.shape[0] - 1):
+    for centre in range(first, last):
         atoms, cells, _, edge_offsets, edge_targets, edge_bonds, radius = hop_ball(
             centre, n_hops, max_vertices, offsets, targets, shifts, bond_ids
         )

@@ -15,7 +15,7 @@ from ase.data import covalent_radii
 
 from tinynet_sklearn._validation import users_level
 from tinynet_sklearn.bond_chemistry import Pair, bonded_pairs, is_metal
-from tinynet_sklearn.graph import PairBonds
+from tinynet_sklearn.graph import PairBonds, coinciding_atoms
 from tinynet_sklearn.pair_distributions import PairDistribution, pair_distributions
 from tinynet_sklearn.structures import AtomicStructure, as_structures, atomic_number, raise_problems
 
@@ -66,7 +66,8 @@ def suggest_bonds(
     TypeError
         If `structures` is not a list of structures, or `pairs` is of another type.
     ValueError
-        If `pairs` or `r_max` make no sense, a pair that was named has no cutoff, or no pair has one.
+        If `pairs` or `r_max` make no sense, atoms coincide, a pair that was named has no cutoff, or no pair
+        has one.
 
     Warns
     -----
@@ -97,13 +98,20 @@ def suggest_bonds(
     >>> suggest_bonds(load_moo3().structures)
     {'Mo-O': 2.7}
     """
-    converted = as_structures(structures, "structures")
+    converted = checked_structures(structures)
     distributions = pair_distributions(converted, checked_range(r_max, converted))
     wanted = checked_pairs(pairs, distributions)
     found = suggestion(converted, distributions, wanted)
     problems = [f"{pair}: {problem}" for pair, problem in found.problems.items()]
     if problems and (not isinstance(wanted, str) or not found.cutoffs):
         raise_problems(f"pairs={pairs!r} gives no cutoffs", problems)
+    if not found.cutoffs and distributions:
+        searched = next(iter(distributions.values())).r_max
+        raise ValueError(
+            "r_max must reach the nearest neighbours, got "
+            f"{'None, which took ' if r_max is None else ''}{searched:g} Angstrom, and no two atoms are that "
+            "close. Raise it."
+        )
     if not found.cutoffs:
         raise ValueError(
             "structures must have atoms near each other, got only single ones. Leave out isolated atoms."
@@ -112,6 +120,14 @@ def suggest_bonds(
         left_out = " ".join(problems)
         warnings.warn(f"Pairs without a cutoff were left out. {left_out}", stacklevel=users_level())
     return found.cutoffs
+
+
+def checked_structures(structures: Sequence[Any]) -> list[AtomicStructure]:
+    """Converted structures, none of which has two atoms in one place."""
+    converted = as_structures(structures, "structures")
+    problems = [f"structure {k}: {found}" for k, s in enumerate(converted) for found in coinciding_atoms(s)]
+    raise_problems("structures must have every atom in a place of its own", problems)
+    return converted
 
 
 def checked_range(r_max: float | None, structures: list[AtomicStructure]) -> float:

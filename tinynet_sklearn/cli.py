@@ -296,7 +296,7 @@ def inspect(
         str,
         typer.Option(
             help="Cutoff between different species in Angstrom (3.1), [bold]natural[/bold], or cutoffs by "
-            "pair (Ba-O=3.6,Ti-O=2.7)."
+            "pair (Ba-O=3.6,Ti-O=2.7), also of like atoms (Cu-Cu=3.1)."
         ),
     ] = "3.1",
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
@@ -305,6 +305,7 @@ def inspect(
 
     Frames and species, bonds and distances by pair, whether all frames share one bond graph, how long the
     vectors would be for walks of n and neighbours of N hops, forces, and anything a fit would stumble over.
+    Structures of any kind may be mixed; a note says which featurizers take them.
 
     Exits with 1 if something looks wrong.
     """
@@ -498,7 +499,8 @@ def export(
     """Write what another program needs to run a fitted model.
 
     With --lammps: a folder with the atoms, the model, LAMMPS commands and a script that runs them on any
-    number of MPI ranks. Files that are there are not overwritten.
+    number of MPI ranks. Files that are there are not overwritten. For models on a frozen bond graph, of a
+    crystal that keeps its bonds.
     """
     if not lammps:
         raise typer.BadParameter("name a program: --lammps.", param_hint="--lammps")
@@ -509,11 +511,12 @@ def export(
             raise typer.BadParameter(str(error), param_hint="--supercell") from None
         from tempfile import TemporaryDirectory
 
-        from tinynet_sklearn.lammps_files import export_lammps
+        from tinynet_sklearn.lammps_files import check_graph, export_lammps
         from tinynet_sklearn.persistence import save_model
 
         try:
             fitted = _model(model)
+            check_graph(fitted)
         except (OSError, TypeError, ValueError) as error:
             raise typer.BadParameter(str(error), param_hint="MODEL") from None
         atoms = _start(structure, fitted, repeat)

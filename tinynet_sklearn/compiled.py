@@ -145,8 +145,9 @@ class CompiledModel:
             )
         if reason is not None:
             raise ValueError(
-                f"model must have a compiled path; {reason}. Fit with order='direction' and dense networks, "
-                "or use TinyNetCalculator, which takes any pipeline."
+                f"model must have a compiled path; {reason}. Fit with topology='reference', "
+                "order='direction' and "
+                "dense networks, or use TinyNetCalculator, which takes any pipeline."
             )
         featurizer, regressor = steps
         (target,) = as_structures([structure], name="structure")

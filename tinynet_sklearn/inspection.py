@@ -5,8 +5,9 @@ share one bond graph, how long would the vectors be, are there frames that would
 on frames that a fit would refuse, and says why.
 """
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,15 +17,8 @@ from ase.formula import Formula
 from numpy.typing import NDArray
 
 from tinynet_sklearn.bond_suggestion import checked_range, suggestion
-from tinynet_sklearn.distances import (
-    HISTOGRAM_RANGE,
-    DistanceCounter,
-    PairDistances,
-    bond_codes,
-    first_gap,
-    suggested_cutoff,
-)
-from tinynet_sklearn.graph import BondGraph, BondRule, as_bond_rule, bond_graph
+from tinynet_sklearn.distances import DistanceCounter, PairDistances, bond_codes, suggested_cutoff
+from tinynet_sklearn.graph import BondGraph, BondRule, PairBonds, as_bond_rule, bond_graph, coinciding_atoms
 from tinynet_sklearn.io import stored_forces
 from tinynet_sklearn.lengths import VectorLength, vector_lengths
 from tinynet_sklearn.pair_distributions import pair_distributions
@@ -39,6 +33,12 @@ LARGE_NET_FORCE = 0.1
 
 #: A frame that has less than this share of the bonds of the mean structure is another structure.
 MIN_SHARED_BONDS = 0.75
+
+#: Up to this share of frames with other bonds, these frames are strange; beyond, bonds are not kept.
+MAX_STRANGE_FRAMES = 0.25
+
+#: Featurizers for structures that share no bond graph, as messages name them.
+ANY_STRUCTURE = "CycleMomentFeaturizer(topology='each') and SmoothMomentFeaturizer()"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Topology:
-    """Frames of the same atoms in the same order, and whether they share one bond graph.
+    """Frames of the same atoms in the same order, and whether they share a bond graph.
 
     Attributes
     ----------
@@ -70,8 +70,11 @@ class Topology:
     n_atoms : int
     pbc : list of bool
     frames : list of int
+    shared : bool
+        Whether most frames have the bonds of the mean structure, so that one graph can stand for all.
     coordination : dict
-        Environments per species in the mean structure, for example ``{"Ti": {"6 O": 4}}``.
+        Environments per species, for example ``{"Ti": {"6 O": 4}}``: atoms of the mean structure or, where no
+        graph is shared, of all frames together.
     different : dict of int to (int, int)
         Frames whose bonds are not those of the mean structure: how many are lost and gained.
     """
@@ -80,8 +83,19 @@ class Topology:
     n_atoms: int
     pbc: list[bool]
     frames: list[int]
+    shared: bool
     coordination: dict[str, dict[str, int]]
     different: dict[int, tuple[int, int]]
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether there are no bonds at all."""
+        return all(counts.keys() == {"none"} for counts in self.coordination.values())
+
+    @property
+    def lonely(self) -> list[str]:
+        """Species with atoms that have no bonds."""
+        return [symbol for symbol, counts in self.coordination.items() if "none" in counts]
 
 
 @dataclass(frozen=True)
@@ -111,7 +125,8 @@ class ForceStatistics:
 class Inspection:
     """Everything that `inspect_structures` found.
 
-    `lengths` is empty where there are no bonds. `suggested_bonds` are those of `suggest_bonds`, Angstrom.
+    `lengths` are those of the largest set of atoms, empty where that has no bonds or shares no graph.
+    `suggested_bonds` are those of `suggest_bonds`, Angstrom.
     """
 
     n_frames: int
@@ -178,15 +193,19 @@ def inspect_structures(
     rule = as_bond_rule(bonds)
     findings: list[Finding] = []
     usable = _usable(structures, findings)
-    topologies = []
     distances = DistanceCounter()
-    graph = None
-    for members in _same_atoms(usable):
-        topology, reference = _topology(members, usable, rule, distances, findings, progress)
-        topologies.append(topology)
-        graph = graph or reference  # the first is the largest
+    sets = [
+        _topology(members, usable, rule, distances, findings, progress) for members in _same_atoms(usable)
+    ]
+    topologies = [each.topology for each in sets]
     pairs = distances.summary()
-    _check_topologies(topologies, pairs, bonds, findings)
+    suggested = _suggested_bonds(list(usable.values()))
+    _check_bare(sets, suggested, bonds, findings)
+    if len(sets) == 1 and topologies[0].shared:
+        _check_crystal(sets[0], suggested, pairs, findings)
+    elif sets:
+        _check_sets(sets, suggested, findings)
+    _check_like_atoms(suggested, bonds, findings)
     _check_duplicates(usable, findings)
     forces = _forces(structures, usable, findings)
     return Inspection(
@@ -194,8 +213,9 @@ def inspect_structures(
         species=_species_counts(usable),
         topologies=topologies,
         distances=pairs,
-        suggested_bonds=_suggested_bonds(list(usable.values())),
-        lengths=[] if graph is None or not graph.n_bonds else vector_lengths(graph, n_values, N_values),
+        suggested_bonds=suggested,
+        # The first set is the largest.
+        lengths=vector_lengths(sets[0].graph, n_values, N_values) if sets and sets[0].has_vectors else [],
         forces=forces,
         findings=sorted(findings, key=lambda finding: not finding.problem),
     )
@@ -228,6 +248,39 @@ def _species_counts(usable: dict[int, AtomicStructure]) -> dict[str, int]:
     return {chemical_symbols[z]: counts[z] for z in sorted(counts)}
 
 
+@dataclass(frozen=True, eq=False)
+class _Set:
+    """A set of frames with what is needed to judge it.
+
+    `structure` is the mean or, where no graph is shared, the first frame; `graph` has the bonds of the mean.
+    `strangers` are frames in which one of these bonds is too long: its atoms, length, and length in the mean;
+    `changed` others that lack many of them; `unbonded` those in which atoms have no bonds at all.
+    """
+
+    topology: Topology
+    structure: AtomicStructure
+    graph: BondGraph
+    strangers: dict[int, tuple[int, int, float, float]]
+    changed: list[int]
+    unbonded: list[int]
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether there is a graph of which the lengths of vectors can be told."""
+        return self.topology.shared and self.graph.n_bonds > 0
+
+    @property
+    def example(self) -> str:
+        """A bond that is too long, for a sentence; nothing where there is none."""
+        if not self.strangers:
+            return ""
+        frame, (first, last, length, usual) = next(iter(self.strangers.items()))
+        return (
+            f": for example, atoms {first} and {last} are {length:.2f} Angstrom apart in frame {frame} and "
+            f"{usual:.2f} in the mean structure"
+        )
+
+
 def _topology(
     members: list[int],
     usable: dict[int, AtomicStructure],
@@ -235,17 +288,20 @@ def _topology(
     distances: DistanceCounter,
     findings: list[Finding],
     progress: Callable[[int], None] | None,
-) -> tuple[Topology, BondGraph]:
+) -> _Set:
     """Compare the frames of one set with their mean structure, and collect their distances."""
     mean = mean_structure([usable[frame] for frame in members])
     reference = bond_graph(mean, rule)
     wanted = bond_codes(reference)
     relaxed = reference.bond_lengths(mean.positions, mean.cell)
-    different, strangers, isolated = {}, {}, []
+    coordination: dict[str, Counter[str]] = defaultdict(Counter)
+    different, strangers, unbonded = {}, {}, []
     for frame in members:
         # In the periodic images of the reference, so that the same bond has the same name.
         structure = replace(usable[frame], positions=unwrapped(usable[frame], mean))
         graph = bond_graph(structure, rule)
+        for symbol, counts in graph.coordination_by_species().items():
+            coordination[symbol].update(counts)
         found = bond_codes(graph)
         if not np.array_equal(found, wanted):
             kept = int(np.isin(found, wanted).sum())
@@ -255,120 +311,184 @@ def _topology(
         if overlong is not None:
             strangers[frame] = overlong
         if (graph.coordination == 0).any():
-            isolated.append(frame)
+            unbonded.append(frame)
         overlap = distances.add(structure, graph)
         if overlap is not None:
             findings.append(Finding(True, overlap, [frame]))
         if progress is not None:
             progress(1)
-    if strangers:
-        findings.append(_not_one_crystal(strangers))
     changed = [
         frame
         for frame, (lost, _) in different.items()
         if lost > (1.0 - MIN_SHARED_BONDS) * len(wanted) and frame not in strangers
     ]
-    if changed:
-        message = (
-            f"Less than {MIN_SHARED_BONDS:.0%} of the bonds of the mean structure: another structure, atoms "
-            "in another order, or a cutoff that cuts through a shell."
-        )
-        findings.append(Finding(True, message, changed))
-    if isolated and reference.coordination.all():
-        findings.append(Finding(False, "Atoms that have lost all their bonds.", isolated))
+    # Where all atoms of the frames have bonds and none in the mean, the frames have nothing in common.
+    blurred = not len(wanted) and not unbonded
+    shared = not blurred and len(strangers) + len(changed) <= MAX_STRANGE_FRAMES * len(members)
+    if shared:
+        coordination = reference.coordination_by_species()
+    else:  # the mean is of no use
+        mean = usable[members[0]]
     numbers = mean.numbers
     topology = Topology(
         formula=Formula.from_list([chemical_symbols[z] for z in numbers]).format("metal"),
         n_atoms=len(numbers),
         pbc=[bool(p) for p in mean.pbc],
         frames=members,
-        coordination={s: dict(sorted(c.items())) for s, c in reference.coordination_by_species().items()},
+        shared=shared,
+        coordination={
+            symbol: dict(sorted(counts.items(), key=_by_number)) for symbol, counts in coordination.items()
+        },
         different=different,
     )
-    return topology, reference
+    return _Set(topology, mean, reference, strangers, changed, unbonded)
 
 
-def _not_one_crystal(strangers: dict[int, tuple[int, int, float, float]]) -> Finding:
-    frame, (first, last, length, usual) = next(iter(strangers.items()))
-    message = (
-        f"Not one crystal: for example, atoms {first} and {last} are {length:.2f} Angstrom apart in frame "
-        f"{frame} and {usual:.2f} in the mean structure. Split the file, or bring the atoms into one order."
-    )
-    return Finding(True, message, list(strangers))
+def _by_number(environment: tuple[str, int]) -> tuple[bool, list[int], str]:
+    """Sort environments such as "6 O" by the number of bonds, those without any last."""
+    label, _ = environment
+    return label == "none", [int(number) for number in re.findall(r"\d+", label)], label
 
 
 def _suggested_bonds(structures: list[AtomicStructure]) -> dict[str, float]:
+    """Cutoffs as from `suggest_bonds`, of the structures in which no atoms coincide."""
+    structures = [structure for structure in structures if not coinciding_atoms(structure)]
     if not structures:
         return {}
     distributions = pair_distributions(structures, checked_range(None, structures))
     return suggestion(structures, distributions).cutoffs
 
 
-def _check_topologies(
-    topologies: list[Topology], pairs: list[PairDistances], bonds: Any, findings: list[Finding]
+def _check_bare(
+    sets: Sequence[_Set], suggested: Mapping[str, float], bonds: Any, findings: list[Finding]
 ) -> None:
-    if len(topologies) > 1:
-        formulas = Counter(topology.formula for topology in topologies)
-        listed = ", ".join(list(formulas)[:4]) + (", ..." if len(formulas) > 4 else "")
-        message = (
-            f"Frames of {len(topologies)} different sets of atoms ({listed}); one featurizer serves one set, "
-            "atoms in one order. Split the file."
-        )
-        if len(formulas) < len(topologies):
-            message += " Some differ only in the order of the atoms, or in pbc."
-        findings.append(Finding(True, message, []))
-    bare = {
-        t.formula: list(t.coordination)
-        for t in topologies
-        if all(c.keys() == {"none"} for c in t.coordination.values())
-    }
-    if bare:
-        findings.append(_no_bonds(bare, pairs, bonds))
-    for topology in topologies:
-        if topology.formula in bare:
-            continue
-        if any("none" in counts for counts in topology.coordination.values()):
-            lonely = [symbol for symbol, counts in topology.coordination.items() if "none" in counts]
-            message = (
-                f"The mean structure of {topology.formula} has atoms without bonds ({', '.join(lonely)}); "
-                "raise the cutoff."
-            )
-            findings.append(Finding(True, message, []))
-        elif topology.different:
-            lost = sum(lost for lost, _ in topology.different.values())
-            gained = sum(gained for _, gained in topology.different.values())
-            message = (
-                f"{len(topology.different)} of {len(topology.frames)} frames of {topology.formula} do not "
-                f"have the bonds of the mean structure ({lost} lost, {gained} gained in all). Those of the "
-                "mean serve all frames, which is right where bonds only cross the cutoff as they vibrate."
-            )
-            better = {p.pair: suggested_cutoff(p) for p in pairs}
-            named = ",".join(f"{pair}={cutoff}" for pair, cutoff in better.items() if cutoff is not None)
-            if named:
-                message += f" Cutoffs between the shells: {named}."
-            findings.append(Finding(False, message, list(topology.different)))
-
-
-def _no_bonds(bare: dict[str, list[str]], pairs: list[PairDistances], bonds: Any) -> Finding:
-    """Sets of atoms without any bond, species by formula, and what to do."""
-    message = f"No bonds in {', '.join(bare)} with bonds={bonds!r}"
-    elements = list(dict.fromkeys(species[0] for species in bare.values() if len(species) == 1))
-    if not (isinstance(bonds, int | float) and elements):
-        return Finding(True, f"{message}; raise the cutoff.", [])
-    names = [f"{symbol}-{symbol}" for symbol in elements]
-    found = {pair.pair: first_gap(pair) for pair in pairs if pair.pair in names}
-    between = ",".join(f"{name}={cutoff}" for name, cutoff in found.items() if cutoff is not None)
-    if between:
-        remedy = f"name the pair, as in {between} (between the first shells)."
-    elif found:
-        remedy = f"name the pair {names[0]} and a cutoff; no gap between its shells suggests one."
+    """Sets of atoms without any bond, and which cutoffs would give them some."""
+    bare = [each for each in sets if each.topology.is_bare]
+    helped = [each for each in bare if _bonded_atoms(each, suggested).any()]
+    if helped:
+        message = f"No bonds in {_formulas(helped)} with bonds={bonds!r}"
+        elements = any(len(each.topology.coordination) == 1 for each in helped)
+        if isinstance(bonds, int | float) and elements:
+            message += ": a single number bonds different species only"
+        findings.append(Finding(True, f"{message}; {_pass(suggested)}.", []))
+    others = [each for each in bare if each not in helped]
+    if not others:
+        return
+    message = f"No bonds in {_formulas(others)} with bonds={bonds!r}"
+    known = {symbol for each in sets if each not in others for symbol in each.topology.coordination}
+    if known.issuperset(symbol for each in others for symbol in each.topology.coordination):
+        findings.append(Finding(False, f"{message}: columns of these atoms are zero.", []))
     else:
-        remedy = (
-            f"name the pair {names[0]} and a cutoff; none of its atoms are within {HISTOGRAM_RANGE} Angstrom."
+        message += "; raise the cutoff or, if the atoms are far apart, leave them out."
+        findings.append(Finding(True, message, []))
+
+
+def _bonded_atoms(each: _Set, cutoffs: Mapping[str, float]) -> NDArray[np.bool_]:
+    """Which atoms would have bonds with these cutoffs, shape (n_atoms,)."""
+    if not cutoffs:
+        return np.zeros(each.topology.n_atoms, dtype=np.bool_)
+    bonded: NDArray[np.bool_] = bond_graph(each.structure, PairBonds(cutoffs)).coordination > 0
+    return bonded
+
+
+def _pass(suggested: Mapping[str, float]) -> str:
+    """Write the suggested cutoffs for Python and for the command line."""
+    named = ",".join(f"{pair}={cutoff:g}" for pair, cutoff in suggested.items())
+    return f"pass the suggested ones, bonds={dict(suggested)}, or --bonds {named}"
+
+
+def _formulas(sets: Sequence[_Set]) -> str:
+    formulas = list(dict.fromkeys(each.topology.formula for each in sets))
+    return ", ".join(formulas[:4]) + (", ..." if len(formulas) > 4 else "")
+
+
+def _check_sets(sets: Sequence[_Set], suggested: Mapping[str, float], findings: list[Finding]) -> None:
+    """Say which featurizers take frames of different atoms, or with different bonds."""
+    if len(sets) > 1:
+        message = f"Frames of {len(sets)} different sets of atoms ({_formulas(sets)})"
+    else:
+        message = f"No bonds in common{sets[0].example}"
+    message += (
+        f". {ANY_STRUCTURE} take such frames as they are; CycleMomentFeaturizer() takes one set of atoms in "
+        "one order, with the same bonds in all frames."
+    )
+    if len({each.topology.formula for each in sets}) < len(sets):
+        message += " Some differ only in the order of the atoms, or in pbc: make these alike in one crystal."
+    findings.append(Finding(False, message, []))
+    # Where there are no bonds at all, `_check_bare` has said so.
+    partly = [each for each in sets if not each.topology.is_bare]
+    bonded = {
+        symbol
+        for each in partly
+        for symbol, counts in each.topology.coordination.items()
+        if counts.keys() != {"none"}
+    }
+    never = sorted({symbol for each in partly for symbol in each.topology.lonely} - bonded)
+    frames = sorted(frame for each in partly for frame in each.unbonded)
+    lonely = [each for each in partly if each.unbonded]
+    remedy = ""
+    if lonely and all(_bonded_atoms(each, suggested).all() for each in lonely):
+        remedy = _pass(suggested)
+    if never:
+        message = f"No atom of {', '.join(never)} has bonds in any frame; {remedy or 'raise the cutoff'}."
+        findings.append(Finding(True, message, []))
+    elif frames:
+        message = "Atoms without bonds: their columns are zero"
+        findings.append(Finding(False, f"{message}; {remedy}." if remedy else f"{message}.", frames))
+
+
+def _check_crystal(
+    crystal: _Set, suggested: Mapping[str, float], pairs: Sequence[PairDistances], findings: list[Finding]
+) -> None:
+    """Frames and atoms that do not have the bonds of the mean structure."""
+    topology = crystal.topology
+    if crystal.strangers:
+        others = ANY_STRUCTURE.replace(" and ", " or ")
+        message = (
+            f"Not one crystal{crystal.example}. Split the file, or bring the atoms into one order; where "
+            f"bonds are meant to break, take {others}."
         )
-    if len(elements) < len(bare):
-        remedy += " For the others, raise the cutoff."
-    return Finding(True, f"{message}: a single number bonds different species only; {remedy}", [])
+        findings.append(Finding(True, message, list(crystal.strangers)))
+    if crystal.changed:
+        message = (
+            f"Less than {MIN_SHARED_BONDS:.0%} of the bonds of the mean structure: another structure, atoms "
+            "in another order, or a cutoff that cuts through a shell."
+        )
+        findings.append(Finding(True, message, crystal.changed))
+    if topology.is_bare:
+        return
+    if topology.lonely:
+        remedy = _pass(suggested) if _bonded_atoms(crystal, suggested).all() else "raise the cutoff"
+        message = (
+            f"The mean structure of {topology.formula} has atoms without bonds "
+            f"({', '.join(topology.lonely)}); {remedy}."
+        )
+        findings.append(Finding(True, message, []))
+        return
+    if crystal.unbonded:
+        findings.append(Finding(False, "Atoms that have lost all their bonds.", crystal.unbonded))
+    if topology.different:
+        lost = sum(lost for lost, _ in topology.different.values())
+        gained = sum(gained for _, gained in topology.different.values())
+        message = (
+            f"{len(topology.different)} of {len(topology.frames)} frames of {topology.formula} do not "
+            f"have the bonds of the mean structure ({lost} lost, {gained} gained in all). Those of the "
+            "mean serve all frames, which is right where bonds only cross the cutoff as they vibrate."
+        )
+        better = {p.pair: suggested_cutoff(p) for p in pairs}
+        named = ",".join(f"{pair}={cutoff}" for pair, cutoff in better.items() if cutoff is not None)
+        if named:
+            message += f" Cutoffs between the shells: {named}."
+        findings.append(Finding(False, message, list(topology.different)))
+
+
+def _check_like_atoms(suggested: Mapping[str, float], bonds: Any, findings: list[Finding]) -> None:
+    """Bonds between like atoms, which a single number leaves out, where no other finding names them."""
+    like = [pair for pair in suggested if len(set(pair.split("-"))) == 1]
+    remedy = _pass(suggested)
+    if like and isinstance(bonds, int | float) and not any(remedy in found.message for found in findings):
+        message = f"bonds={bonds!r} bonds different species only, no {', '.join(like)}; {remedy}."
+        findings.append(Finding(False, message, []))
 
 
 def _check_duplicates(usable: dict[int, AtomicStructure], findings: list[Finding]) -> None:

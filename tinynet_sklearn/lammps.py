@@ -33,7 +33,7 @@ from tinynet_sklearn.evaluation import check_ranges, fitted_steps
 from tinynet_sklearn.frames import IntArray
 from tinynet_sklearn.geometry import Floats
 from tinynet_sklearn.lammps_box import Box
-from tinynet_sklearn.lammps_files import check_periodic, engine_of_forces, export_lammps
+from tinynet_sklearn.lammps_files import check_graph, check_periodic, engine_of_forces, export_lammps
 from tinynet_sklearn.structures import AtomicStructure, as_structures
 
 __all__ = ["Coupling", "attach", "export_lammps", "new_lammps"]
@@ -143,8 +143,8 @@ def attach(
     Raises
     ------
     ValueError
-        If units, box or atoms of LAMMPS are not those of the structure, the model predicts something else
-        than forces, or an option is none of the above.
+        If units, box or atoms of LAMMPS are not those of the structure, the model has no frozen bond graph or
+        predicts something else than forces, or an option is none of the above.
     TypeError, sklearn.exceptions.NotFittedError
         If the model is of another kind, or not fitted.
     ModuleNotFoundError
@@ -166,6 +166,7 @@ def attach(
     if on_extrapolation not in ("warn", "raise", "ignore"):
         raise ValueError(f"on_extrapolation must be 'warn', 'raise' or 'ignore'; got {on_extrapolation!r}.")
     check_ranges(on_extrapolation, fitted_steps(model)[-1])
+    check_graph(model)
     (target,) = as_structures([structure], name="structure")
     check_system(lmp, target)
     coupling = Coupling(

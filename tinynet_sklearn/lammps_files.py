@@ -12,12 +12,14 @@ from ase import Atoms
 from ase.io import write
 
 from tinynet_sklearn.compiled import CompiledModel
+from tinynet_sklearn.evaluation import fitted_steps
 from tinynet_sklearn.frames import FloatArray
 from tinynet_sklearn.heads import heads_of
 from tinynet_sklearn.persistence import load_model
+from tinynet_sklearn.smooth import SmoothMomentFeaturizer
 from tinynet_sklearn.structures import AtomicStructure, as_structures
 
-__all__ = ["check_periodic", "engine_of_forces", "export_lammps"]
+__all__ = ["check_graph", "check_periodic", "engine_of_forces", "export_lammps"]
 
 #: What `export_lammps` writes; first those that are texts.
 FILES = ("run.py", "in.setup", "in.run", "structure.data", "structure.extxyz", "model.tinynet")
@@ -123,21 +125,24 @@ def export_lammps(
     Raises
     ------
     ValueError
-        If the model does not fit the structure or predicts something else than forces, the structure is not
-        periodic, has constraints or different masses of one element, or a number is not positive.
+        If the model has no frozen bond graph, does not fit the structure or predicts something else than
+        forces, the structure is not periodic, has constraints or different masses of one element, or a number
+        is not positive.
     FileExistsError
         If the folder holds one of the files already.
     """
     for name, value in (("temperature", temperature), ("steps", steps), ("timestep", timestep)):
         if not value > 0:
             raise ValueError(f"{name} must be positive; got {value}.")
+    model = load_model(model_path)
+    check_graph(model)
     (target,) = as_structures([structure], name="structure")
     check_periodic(target)
     atoms = Atoms(target.numbers, positions=target.positions, cell=target.cell, pbc=target.pbc)
     if isinstance(structure, Atoms):
         _check_constraints(structure)
         atoms.set_masses(_masses_by_element(structure))
-    mode = engine_of_forces(load_model(model_path), target).mode
+    mode = engine_of_forces(model, target).mode
     folder = Path(folder)
     files = [folder / name for name in FILES]
     there = [path.name for path in files if path.exists()]
@@ -196,6 +201,21 @@ def check_periodic(structure: AtomicStructure) -> None:
             "structure must be periodic in all directions to run in LAMMPS; got pbc="
             f"{structure.pbc.tolist()}. Use TinyNetCalculator and ASE's dynamics for molecules and slabs."
         )
+
+
+def check_graph(model: Any) -> None:
+    """Refuse a model without a frozen bond graph, whatever the structure."""
+    steps = fitted_steps(model)
+    if isinstance(steps[0], SmoothMomentFeaturizer):
+        got = "SmoothMomentFeaturizer, which has no graph"
+    elif getattr(steps[0], "topology", None) == "each":
+        got = "topology='each', where every structure has a graph of its own"
+    else:
+        return
+    raise ValueError(
+        "model must have a frozen bond graph to run in LAMMPS, CycleMomentFeaturizer(topology='reference'); "
+        f"got {got}. Run it with TinyNetCalculator and run_dynamics, or tinynet md."
+    )
 
 
 def engine_of_forces(model: Any, structure: AtomicStructure, **options: Any) -> CompiledModel:

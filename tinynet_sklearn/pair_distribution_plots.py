@@ -7,12 +7,12 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from tinynet_sklearn.bond_chemistry import Pair
-from tinynet_sklearn.bond_suggestion import checked_pairs, checked_range, suggestion
+from tinynet_sklearn.bond_suggestion import checked_pairs, checked_range, checked_structures, suggestion
 from tinynet_sklearn.frames import IntArray
 from tinynet_sklearn.graph import BondRule, CutoffRule, PairBonds, as_bond_rule
 from tinynet_sklearn.pair_distributions import PairDistribution, bonded_counts, pair_distributions
 from tinynet_sklearn.plotting import COLORS
-from tinynet_sklearn.structures import AtomicStructure, as_structures
+from tinynet_sklearn.structures import AtomicStructure
 
 # Panels beside each other, and their size (inches).
 _COLUMNS, _WIDTH, _HEIGHT = 3, 3.1, 2.5
@@ -123,9 +123,9 @@ class PairDistributionDisplay:
         TypeError
             If `structures` is not a list of structures, or `bonds` is no bond rule.
         ValueError
-            If `pairs` or `r_max` make no sense, or there is nothing to draw.
+            If `pairs` or `r_max` make no sense, atoms coincide, or there is nothing to draw.
         """
-        converted = as_structures(structures, "structures")
+        converted = checked_structures(structures)
         found = pair_distributions(converted, checked_range(r_max, converted))
         wanted = checked_pairs(pairs, found)
         rule, panels = _rule_and_pairs(converted, found, bonds, wanted)

@@ -78,19 +78,23 @@ def print_inspection(console: Console, path: str, bonds: Any, found: Inspection)
     section(console, f"{path}: {_plural(found.n_frames, 'frame')}", *sets)
     if found.topologies:
         first = found.topologies[0]
-        section(console, f"Bonds of the mean {first.formula} with bonds={bonds!r}", _coordination(first))
+        whose = f"the mean {first.formula}"
+        if not first.shared:
+            whose = f"{first.formula}, all {_plural(len(first.frames), 'frame')} together,"
+        section(console, f"Bonds of {whose} with bonds={bonds!r}", _coordination(first))
     if found.distances:
         section(console, "Distances in all frames (Angstrom)", _distances(found.distances))
     if found.suggested_bonds:
         named = ",".join(f"{pair}={cutoff:g}" for pair, cutoff in found.suggested_bonds.items())
         section(console, "Suggested bonds", f"--bonds {named}")
     if found.topologies:
-        section(console, "Same bonds in all frames?", *map(_sharing, found.topologies[:MAX_LISTED_SETS]))
+        section(console, "Same bonds in all frames?", *_same_bonds(found.topologies))
     if found.lengths:
-        what = "Vector lengths, entries per atom (default settings; ≤ counted, not merged)"
+        whose = f" of {found.topologies[0].formula} alone" if len(found.topologies) > 1 else ""
+        what = f"Vector lengths{whose}, entries per atom (default settings; ≤ counted, not merged)"
         section(console, what, _lengths(found.lengths))
     elif found.topologies:
-        section(console, "Vector lengths", f"None: the mean {found.topologies[0].formula} has no bonds.")
+        section(console, "Vector lengths", _no_lengths(found.topologies[0]))
     section(console, "Forces", _forces(found.forces, found.n_frames))
     section(console, "What looks wrong", *_findings(found.problems, "Nothing."))
     notes = [finding for finding in found.findings if not finding.problem]
@@ -218,7 +222,32 @@ def _distances(pairs: Sequence[PairDistances]) -> Table:
     return table
 
 
+def _same_bonds(topologies: Sequence[Topology]) -> list[str]:
+    """Lines on whether frames share bonds: for each set of several frames, and across sets."""
+    if len(topologies) == 1:
+        return [_sharing(topologies[0])]
+    several = [topology for topology in topologies if len(topology.frames) > 1]
+    lines = [f"No: {len(topologies)} sets of different atoms.", *map(_sharing, several[:MAX_LISTED_SETS])]
+    if len(several) > MAX_LISTED_SETS:
+        lines.append(f"... and {len(several) - MAX_LISTED_SETS} more sets of several frames")
+    return lines
+
+
+def _no_lengths(topology: Topology) -> str:
+    if topology.is_bare:
+        return f"None: the mean {topology.formula} has no bonds."
+    return (
+        f"None: the frames of {topology.formula} share no bond graph. With topology='each', fit learns the "
+        "length from all of them."
+    )
+
+
 def _sharing(topology: Topology) -> str:
+    if topology.is_bare:
+        return f"{topology.formula}: there are no bonds."
+    if not topology.shared:
+        n_frames = _plural(len(topology.frames), "frame")
+        return f"{topology.formula}: no, the {n_frames} share no bond graph."
     if not topology.different:
         return f"{topology.formula}: yes, all of {_plural(len(topology.frames), 'frame')}."
     return (

@@ -63,7 +63,8 @@ def _parts_of_target(y: Any, X: PerAtomArray) -> Sequence[Any]:
     """The parts of targets that are none as one `PerAtomArray`, or an error that says what they must be."""
     must = "y must hold one (n_atoms, k) array per structure, in a list or a PerAtomArray; got "
     per_structure = (
-        ", one number per structure. Targets must be per atom; energies per structure are not supported yet."
+        ", one number per structure. Targets here are per atom; energies of structures are learned by "
+        "BPNNPotential."
     )
     if isinstance(y, list | tuple):
         if y and all(isinstance(part, numbers.Real) for part in y):

@@ -32,6 +32,7 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from tinynet_sklearn import _topology_kernels
+from tinynet_sklearn._validation import physical_memory
 from tinynet_sklearn.graph import BondGraph
 from tinynet_sklearn.paths import (
     HOPS_PER_NEIGHBOR,
@@ -48,6 +49,12 @@ from tinynet_sklearn.tables import SlotClass
 __all__ = ["Neighbors", "Walks", "closed_walks", "neighbors_of"]
 
 Floats = NDArray[np.floating]
+
+#: Walks are enumerated for so many atoms at a time, before equal ones become one.
+BLOCK_ATOMS = 1024
+
+#: Memory that a hop takes, with its share of what else is said of its walk.
+BYTES_PER_HOP = 40
 
 #: Bits of an atomic number, and of all that fit into one sorting key.
 _NUMBER_BITS, _KEY_BITS = 7, 63
@@ -101,41 +108,54 @@ def closed_walks(graph: BondGraph, spec: PathSpec, merge: bool) -> Walks:
     """
     classes: list[SlotClass] = []
     parts: list[tuple[Ints, Ints, Ints, Floats, Ints]] = []
-    room = MAX_TABLE_HOPS
-    for m in spec.lengths:
-        rows, labels, edges, bonds, starts, stopped = _topology_kernels.closed_walks(
-            m, spec.simple, MAX_COLUMNS, room // m, MAX_SEARCH_STEPS, graph.numbers,
-            graph.offsets, graph.targets, graph.shifts, graph.bond_ids,
-        )  # fmt: skip
-        if stopped >= 0:
-            _refuse(graph, spec)
-        room -= m * len(rows)
-        names, edge_keys = _packed(labels, _NUMBER_BITS), _packed(edges, _bits(edges))
-        order = np.lexsort((*names[::-1], *edge_keys[::-1], rows))
-        weights = np.ones(len(rows))
-        if merge:
-            # Walks over the same edges, each as often, have the same value in every frame: a walk and its
-            # reverse, and the orders of back-and-forth excursions. Sums keep apart different sequences.
-            told_apart = [rows, *edge_keys, *(names if spec.sum_walks else [])]
-            leads = np.flatnonzero(changes([key[order] for key in told_apart]))
-            weights = np.diff(np.append(leads, len(order))).astype(np.float64)
-            order = order[leads]
-        kept = weights if spec.sum_walks else np.ones(len(order))
-        found, class_of = _classes(
-            graph.numbers[rows[order]], labels[order], spec, "M" if spec.sum_walks else "L", m
-        )
-        parts.append((rows[order], bonds[order], class_of + len(classes), kept, starts[order]))
-        classes += found
-    hops = [np.full(len(bonds), bonds.shape[1]) for _, bonds, *_ in parts]
+    hops = 0
+    for first in range(0, graph.n_atoms, BLOCK_ATOMS):
+        room = MAX_TABLE_HOPS
+        for m in spec.lengths:
+            found, part, n_raw = _walks_of_block(graph, spec, merge, m, first, room // m)
+            room -= m * n_raw
+            rows, bonds, class_of, weights, starts = part
+            parts.append((rows, bonds, class_of + len(classes), weights, starts))
+            classes += found
+            hops += bonds.size
+            _check_hops(graph, spec, hops)
+    per_walk = [np.full(len(bonds), bonds.shape[1]) for _, bonds, *_ in parts]
     return Walks(
         tuple(classes),
-        offsets=np.concatenate([[0], np.cumsum(_joined(hops))]).astype(np.int64),
+        offsets=np.concatenate([[0], np.cumsum(_joined(per_walk))]).astype(np.int64),
         bonds=_joined([bonds.reshape(-1) for _, bonds, *_ in parts]).astype(np.int32),
         rows=_joined([rows for rows, *_ in parts]),
         class_of=_joined([class_of for _, _, class_of, *_ in parts]),
         weights=_joined([weights for _, _, _, weights, _ in parts]).astype(np.float64),
         starts=_joined([starts for *_, starts in parts]),
     )
+
+
+def _walks_of_block(
+    graph: BondGraph, spec: PathSpec, merge: bool, m: int, first: int, most: int
+) -> tuple[list[SlotClass], tuple[Ints, Ints, Ints, Floats, Ints], int]:
+    """Walks of ``m`` hops from a block of atoms: classes, arrays of `closed_walks`, number before merging."""
+    last = min(first + BLOCK_ATOMS, graph.n_atoms)
+    rows, labels, edges, bonds, starts, stopped = _topology_kernels.closed_walks(
+        m, first, last, spec.simple, MAX_COLUMNS, most, MAX_SEARCH_STEPS, graph.numbers,
+        graph.offsets, graph.targets, graph.shifts, graph.bond_ids,
+    )  # fmt: skip
+    if stopped >= 0:
+        _refuse(graph, spec)
+    names, edge_keys = _packed(labels, _NUMBER_BITS), _packed(edges, _bits(edges))
+    order = np.lexsort((*names[::-1], *edge_keys[::-1], rows))
+    weights = np.ones(len(rows))
+    if merge:
+        # Walks over the same edges, each as often, have the same value in every frame: a walk and its
+        # reverse, and the orders of back-and-forth excursions. Sums keep apart different sequences.
+        told_apart = [rows, *edge_keys, *(names if spec.sum_walks else [])]
+        leads = np.flatnonzero(changes([key[order] for key in told_apart]))
+        weights = np.diff(np.append(leads, len(order))).astype(np.float64)
+        order = order[leads]
+    kept = weights if spec.sum_walks else np.ones(len(order))
+    kind = "M" if spec.sum_walks else "L"
+    classes, class_of = _classes(graph.numbers[rows[order]], labels[order], spec, kind, m)
+    return classes, (rows[order], bonds[order], class_of, kept, starts[order]), len(rows)
 
 
 def neighbors_of(graph: BondGraph, spec: PathSpec, bond_weights: Floats) -> Neighbors:
@@ -151,12 +171,20 @@ def neighbors_of(graph: BondGraph, spec: PathSpec, bond_weights: Floats) -> Neig
     ValueError
         If they are too many.
     """
-    rows, atoms, cells, hops, walks, weights, bonds, stopped = _topology_kernels.neighbor_shells(
-        spec.N, MAX_COLUMNS, MAX_TABLE_HOPS // HOPS_PER_NEIGHBOR, bond_weights,
-        graph.offsets, graph.targets, graph.shifts, graph.bond_ids,
-    )  # fmt: skip
-    if stopped >= 0:
-        _refuse(graph, spec)
+    blocks = []
+    for first in range(0, graph.n_atoms, BLOCK_ATOMS):
+        *arrays, stopped = _topology_kernels.neighbor_shells(
+            spec.N, first, min(first + BLOCK_ATOMS, graph.n_atoms),
+            MAX_COLUMNS, MAX_TABLE_HOPS // HOPS_PER_NEIGHBOR, bond_weights,
+            graph.offsets, graph.targets, graph.shifts, graph.bond_ids,
+        )  # fmt: skip
+        if stopped >= 0:
+            _refuse(graph, spec)
+        blocks.append(arrays)
+        _check_hops(graph, spec, HOPS_PER_NEIGHBOR * sum(len(block[0]) for block in blocks))
+    rows, atoms, cells, hops, walks, weights, bonds = (
+        np.concatenate(parts) for parts in zip(*blocks, strict=True)
+    )
     if spec.unique_neighbors:
         kept = np.flatnonzero(weights > 0.0)
     else:
@@ -182,11 +210,10 @@ def counts_of(entries: Walks | Neighbors) -> dict[SlotClass, int]:
     counts: dict[SlotClass, int] = {}
     if len(entries.rows):
         n_rows = int(entries.rows.max()) + 1
-        per_atom = np.bincount(
-            entries.class_of * n_rows + entries.rows, minlength=len(entries.classes) * n_rows
-        )
-        largest = per_atom.reshape(len(entries.classes), n_rows).max(axis=1)
-        counts = {c: int(n) for c, n in zip(entries.classes, largest, strict=True)}
+        numbers, of_atoms = np.unique(entries.class_of * n_rows + entries.rows, return_counts=True)
+        for number, n in zip(numbers // n_rows, of_atoms, strict=True):
+            slot_class = entries.classes[number]
+            counts[slot_class] = max(counts.get(slot_class, 0), int(n))
     return counts
 
 
@@ -245,7 +272,17 @@ def _joined(parts: list[NDArray]) -> NDArray:
 def _refuse(graph: BondGraph, spec: PathSpec) -> None:
     check_size(count_paths(graph, spec), spec)
     raise ValueError(
-        f"n={spec.n}, N={spec.N} would give more than {MAX_TABLE_HOPS:,} hops of closed walks and "
-        "neighbours in one "
-        "structure. Use a smaller n or N, paths='simple' or fewer bonds."
+        f"n={spec.n}, N={spec.N} would give more than {MAX_TABLE_HOPS:,} hops of closed walks and neighbours "
+        f"for {BLOCK_ATOMS} atoms. Use a smaller n or N, paths='simple' or fewer bonds."
     )
+
+
+def _check_hops(graph: BondGraph, spec: PathSpec, hops: int) -> None:
+    """Refuse tables of one structure that do not fit in memory."""
+    needed, present = BYTES_PER_HOP * hops, physical_memory()
+    if needed > present:
+        raise ValueError(
+            f"n={spec.n}, N={spec.N} would give tables of {needed / 2**30:.1f} GiB for one structure of "
+            f"{graph.n_atoms:,} atoms, this machine has {present / 2**30:.1f}. Use a smaller n or N, "
+            "paths='simple' or fewer bonds."
+        )

@@ -146,8 +146,7 @@ class CompiledModel:
         if reason is not None:
             raise ValueError(
                 f"model must have a compiled path; {reason}. Fit with topology='reference', "
-                "order='direction' and "
-                "dense networks, or use TinyNetCalculator, which takes any pipeline."
+                "order='direction' and dense networks, or use TinyNetCalculator, which takes any pipeline."
             )
         featurizer, regressor = steps
         (target,) = as_structures([structure], name="structure")

@@ -32,15 +32,13 @@ def check_embedding_settings(featurizer: Any, order: str, frame: str) -> None:
     each = featurizer.topology == "each"
     if each and order != "value":
         raise ValueError(
-            f"topology='each' needs order='value', got order={order!r}: structures with bonds of "
-            "their own share no "
-            "directions and no numbering. Use order='auto'."
+            f"topology='each' needs order='value', got order={order!r}: structures with bonds of their own "
+            "share no directions and no numbering. Use order='auto'."
         )
     if frame == "site" and each:
         raise ValueError(
-            "frame='site' needs topology='reference', got topology='each': without a common "
-            "structure there are no "
-            "equivalent sites. Use frame='auto'."
+            "frame='site' needs topology='reference', got topology='each': without a common structure "
+            "there are no equivalent sites. Use frame='auto'."
         )
     if frame == "site" and order != "direction":
         raise ValueError(
@@ -54,9 +52,8 @@ def check_embedding_settings(featurizer: Any, order: str, frame: str) -> None:
         )
     if frame == "neighbors" and featurizer.coordinates == "distances":
         raise ValueError(
-            "frame='neighbors' is for coordinates='vectors', got coordinates='distances', which "
-            "leaves directions "
-            "out. Use frame='auto'."
+            "frame='neighbors' is for coordinates='vectors', got coordinates='distances', which leaves "
+            "directions out. Use frame='auto'."
         )
     if featurizer.coordinates == "distances" and featurizer.species_columns:
         raise ValueError(
@@ -118,9 +115,8 @@ def check_fade_width(rule: BondRule, numbers: NDArray[np.int64], fade: float) ->
 def _check_fade(featurizer: Any, each: bool) -> None:
     if not each:
         raise ValueError(
-            f"fade={featurizer.fade!r} needs topology='each', got topology='reference', where bonds "
-            "neither form nor "
-            "break. Set fade=0."
+            f"fade={featurizer.fade!r} needs topology='each', got topology='reference', where bonds neither "
+            "form nor break. Set fade=0."
         )
     if featurizer.neighbors == "walks":
         raise ValueError(

@@ -38,9 +38,8 @@ CHUNK = 32
 
 #: Headline over atoms that do not fit into the columns.
 OVERFLOWING = (
-    "X has atoms with more walks or neighbours than any in fit; fit on structures with such "
-    "surroundings, or set "
-    "overflow='truncate' or 'clip'"
+    "X has atoms with more walks or neighbours than any in fit; fit on structures with such surroundings, "
+    "or set overflow='truncate' or 'clip'"
 )
 
 
@@ -341,9 +340,8 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         if self.topology == "each":
             if self.overflow == "clip" and not self.ranges_:
                 raise ValueError(
-                    "overflow='clip' needs the ranges of the columns in fit; this featurizer was "
-                    "fitted with another "
-                    "overflow. Fit it again, or use 'truncate'."
+                    "overflow='clip' needs the ranges of the columns in fit; this featurizer was fitted "
+                    "with another overflow. Fit it again, or use 'truncate'."
                 )
             return self._transform_each(X, structures)
         _check_atoms(structures, self.reference_)

@@ -401,9 +401,9 @@ def check_bonded(species: NDArray[np.int64], bonded: set[int], bonds: Any) -> No
     missing = [chemical_symbols[z] for z in species if int(z) not in bonded]
     if missing:
         raise ValueError(
-            f"bonds={bonds!r} gives no bonds to any atom of {', '.join(missing)} in X. Raise the "
-            "cutoff, name pairs "
-            "with these species, or bond like atoms with CutoffBonds(cutoff, heteroatomic=False)."
+            f"bonds={bonds!r} gives no bonds to any atom of {', '.join(missing)} in X. Raise the cutoff, "
+            "name pairs with these species, or bond like atoms with CutoffBonds(cutoff, "
+            "heteroatomic=False)."
         )
 
 

@@ -192,9 +192,8 @@ class IndividualEmbedding:
         directions = np.zeros((len(structure), n_walks + n_slots, 3))
         slots = n_walks + (near.columns[near.kept] - first) // layout.neighbor_width
         drawn = near.vectors * (near.nearness / np.maximum(near.distances, MIN_DISTANCE))[:, None]
-        directions[near.neighbors.rows[near.kept], slots] = _shared(drawn, near.neighbors, near.steps)[
-            near.kept
-        ]
+        drawn = _shared(drawn, near.neighbors, near.steps)
+        directions[near.neighbors.rows[near.kept], slots] = drawn[near.kept]
         if n_walks:
             walks, kept = of_walks.walks, of_walks.kept
             hops = _unit_vectors(structure, graph)[walks.starts[kept]]
@@ -241,11 +240,9 @@ def learned_layout(embedding: IndividualEmbedding, structures: Sequence[AtomicSt
     if layout.n_columns > MAX_COLUMNS:
         worst = max(widths, key=lambda c: widths[c])
         raise ValueError(
-            f"n={embedding.spec.n}, N={embedding.spec.N} would give vectors of {layout.n_columns:,} "
-            "entries (limit: "
-            f"{MAX_COLUMNS:,}), of which {described_class(worst, widths[worst])} are the largest "
-            "part. Use a smaller n "
-            "or N, paths='simple' or fewer bonds."
+            f"n={embedding.spec.n}, N={embedding.spec.N} would give vectors of {layout.n_columns:,} entries "
+            f"(limit: {MAX_COLUMNS:,}), of which {described_class(worst, widths[worst])} are the largest "
+            "part. Use a smaller n or N, paths='simple' or fewer bonds."
         )
     return layout
 

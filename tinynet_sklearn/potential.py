@@ -484,9 +484,9 @@ class BPNNPotential(RegressorMixin, BaseEstimator):
             raise TypeError(
                 "X must be features that know their derivatives; got "
                 f"{repr(X) if isinstance(X, PerAtomArray) else described(X)}. Put "
-                "CycleMomentFeaturizer(coordinates='distances'), with its default order (and N of 0 "
-                "or 1 where bonds "
-                "fade), directly before the potential: steps in between, such as scalers, lose them."
+                "CycleMomentFeaturizer(coordinates='distances'), with its default order (and N of 0 or 1 "
+                "where bonds fade), directly before the potential: steps in between, such as scalers, lose "
+                "them."
             )
         if len(X.values) == 0:
             raise ValueError(f"X must hold at least one atom; got {len(X)} structures with 0 atoms.")

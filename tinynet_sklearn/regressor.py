@@ -74,11 +74,10 @@ CONTINUED = ("networks", "activation", "dtype", "n_components", "cumulative_weig
 
 #: What to warn of where columns are known to be the same however a structure is turned.
 BLIND = (
-    "y has 3 columns, as forces have, but X holds columns that do not change when a structure is turned, and "
-    "neither site frames nor vectors: no direction can be learned from them. Use "
-    "SmoothMomentFeaturizer(n_vector=3), or CycleMomentFeaturizer with coordinates='vectors'; if the "
-    "three columns "
-    "are no vector, target='scalar' silences this."
+    "y has 3 columns, as forces have, but X holds columns that do not change when a structure is turned, "
+    "and neither site frames nor vectors: no direction can be learned from them. Use "
+    "SmoothMomentFeaturizer(n_vector=3), or CycleMomentFeaturizer with coordinates='vectors'; if the three "
+    "columns are no vector, target='scalar' silences this."
 )
 
 

@@ -134,9 +134,8 @@ def check_combination(settings: Any) -> None:
     if settings.solver not in ("auto", "lbfgs") or settings.build_fn is not None:
         what = "build_fn" if settings.build_fn is not None else f"solver={settings.solver!r}"
         raise ValueError(
-            "vector targets on X with vectors are trained by solver='lbfgs', without build_fn; got "
-            f"{what}. Use "
-            "solver='auto', or target='scalar' to learn the three columns by themselves."
+            f"vector targets on X with vectors are trained by solver='lbfgs', without build_fn; got {what}. "
+            "Use solver='auto', or target='scalar' to learn the three columns by themselves."
         )
 
 

@@ -191,7 +191,7 @@ class IndividualEmbedding:
         n_slots = (layout.n_columns - layout.own_species - first) // layout.neighbor_width
         directions = np.zeros((len(structure), n_walks + n_slots, 3))
         slots = n_walks + (near.columns[near.kept] - first) // layout.neighbor_width
-        drawn = near.vectors * (near.nearness / np.maximum(near.distances, MIN_DISTANCE))[:, None]
+        drawn: Floats = near.vectors * (near.nearness / np.maximum(near.distances, MIN_DISTANCE))[:, None]
         drawn = _shared(drawn, near.neighbors, near.steps)
         directions[near.neighbors.rows[near.kept], slots] = drawn[near.kept]
         if n_walks:

@@ -153,11 +153,12 @@ class IndividualEmbedding:
         outside[walks.rows[of_walks.columns < 0]] = True
         outside[neighbors.rows[near.columns < 0]] = True
         ties: list[Ints] = []
-        if not self.spec.sum_walks:
+        sloped = self.spec.N == 0 or (layout.neighbor_span == 1 and not self.directed)
+        if sloped and not self.spec.sum_walks:
             ties += tied_cells(
                 walks.rows, walks.class_of, of_walks.products, of_walks.columns, layout.n_columns
             )
-        if layout.neighbor_span == 1:
+        if sloped and self.spec.N:
             ties += tied_cells(
                 neighbors.rows, neighbors.class_of, near.nearness, near.columns, layout.n_columns
             )

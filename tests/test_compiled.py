@@ -831,7 +831,8 @@ def test_networks_from_keras():
     other = as_keras(model_of("MoO3", regressor(), coordinates="vectors", n=2), dense=False)
     message = (
         "model must have a compiled path; a network is no plain stack of dense layers. Fit with "
-        "order='direction' and dense networks, or use TinyNetCalculator, which takes any pipeline."
+        "topology='reference', order='direction' and dense networks, or use TinyNetCalculator, which takes "
+        "any pipeline."
     )
     assert message_of(lambda: CompiledModel(other, atoms)) == message
     assert not TinyNetCalculator(other, warn=False).compiled

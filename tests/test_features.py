@@ -734,6 +734,7 @@ def test_the_published_preset_can_be_departed_from_one_by_one():
     preset = CycleMomentFeaturizer.published(6, 4, "simple", bonds=2.5)
     assert preset.get_params() == {
         "n": 6, "N": 4, "paths": "simple", "bonds": 2.5, "topology": "reference", "reference": "first",
+        "fade": 0.0, "overflow": "error", "blocks": "species",
         "neighbors": "walks", "duplicates": "keep", "order": "depth-first", "frame": "lab",
             "coordinates": "vectors", "aggregate": None,
         "odd_walks": False, "species_columns": True, "site_tolerance": 0.6, "n_jobs": None,

@@ -382,7 +382,10 @@ def test_links_are_trained_by_lbfgs(capsys):
     assert "lm, since it has at most 300 weights and 1,000 rows" in capsys.readouterr().out
     auto = regressor(max_iter=4, verbose=1, output="positive").fit(X, y)
     said = capsys.readouterr().out
-    assert "lbfgs, since it has no linear output layer behind hidden layers, or a link behind it" in said
+    assert (
+        "lbfgs, since it has no linear output layer behind hidden layers, or a link or vectors behind it"
+        in said
+    )
     assert same_weights(auto, regressor(max_iter=4, output="positive", solver="lbfgs").fit(X, y))
 
 

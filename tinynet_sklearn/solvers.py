@@ -52,7 +52,7 @@ FEW_ROWS = 1000
 
 _REASONS = {
     "varpro": "its output layer is linear and can be solved exactly",
-    "lbfgs": "it has no linear output layer behind hidden layers, or something behind it",
+    "lbfgs": "it has no linear output layer behind hidden layers, or a link or vectors behind it",
     "lm": f"it has at most {SMALL_NETWORK} weights and {FEW_ROWS:,} rows",
 }
 

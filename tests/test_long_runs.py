@@ -576,8 +576,8 @@ def test_durations(seconds, text):
         ),
         (
             {"hidden_layer_sizes": ()},
-            "10 weights, 60 rows: lbfgs, since it has no linear output layer behind hidden layers, or a link or "
-            "vectors behind it",
+            "10 weights, 60 rows: lbfgs, since it has no linear output layer behind hidden layers, or a link "
+            "or vectors behind it",
         ),
     ],
 )

@@ -43,6 +43,7 @@ FLOORS = [
     ],
     [
         "structures",
+        "xyz_files",
         "io",
         "graph",
         "distances",
@@ -56,6 +57,11 @@ FLOORS = [
         "deepmd_files",
         "run_locations",
         "ldos_io",
+        "document_files",
+        "dataset_locations",
+        "dataset_result",
+        "dataset_frames",
+        "dataset_files",
     ],
     [
         "paths",
@@ -154,7 +160,7 @@ AT_HOME = {
         "ldos_plots",
         "moment_plots",
     },
-    "pymatgen": {"graph", "vasp_files", "bond_chemistry", "channels"},
+    "pymatgen": {"graph", "vasp_files", "bond_chemistry", "channels", "document_files"},
     "sisl": {"siesta_files"},
     "spglib": {"sites"},
     "vesin": {"graph"},

@@ -32,6 +32,9 @@ def table_under(page, header):
 #: libgomp.
 NEEDED = {"any-structure.md": "tblite.ase"}
 
+#: Extras whose packages the package itself imports.
+USED_EXTRAS = ("siesta", "tables")
+
 PAGES_WITH_CODE = [page for page in PAGES if code_blocks(page, "python")]
 
 
@@ -106,7 +109,8 @@ def test_own_data_ignore_constraints():
 def test_every_requirement_is_imported_and_every_import_required():
     config = ConfigParser()
     config.read(ROOT / "setup.cfg")
-    lines = config["options"]["install_requires"].split() + config["options.extras_require"]["siesta"].split()
+    extras = config["options.extras_require"]
+    lines = " ".join([config["options"]["install_requires"], *(extras[name] for name in USED_EXTRAS)]).split()
     required = {re.match("[a-z-]+", line).group().replace("scikit-learn", "sklearn") for line in lines}
     source = "".join(path.read_text(encoding="utf-8") for path in sorted(PACKAGE.glob("*.py")))
     imported = set(

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from tinynet_sklearn.compiled import CompiledModel
     from tinynet_sklearn.containers import PerAtomArray
     from tinynet_sklearn.curve_report import ldos_report
+    from tinynet_sklearn.dataset_files import read_dataset
+    from tinynet_sklearn.dataset_result import Dataset
     from tinynet_sklearn.datasets import load_batio3, load_moo3
     from tinynet_sklearn.dynamics import run_dynamics
     from tinynet_sklearn.energy_grid import EnergyGrid, Levels
@@ -59,6 +61,7 @@ _ROOM_OF = {
     "CompiledModel": "compiled",
     "CutoffBonds": "graph",
     "CycleMomentFeaturizer": "features",
+    "Dataset": "dataset_result",
     "DynamicsError": "run_results",
     "DynamicsResult": "run_results",
     "EnergyGrid": "energy_grid",
@@ -67,13 +70,12 @@ _ROOM_OF = {
     "LDOSMapDisplay": "ldos_map",
     "Levels": "energy_grid",
     "LossCurveDisplay": "learning_curves",
-    "PairDistributionDisplay": "pair_distribution_plots",
-    "suggest_bonds": "bond_suggestion",
     "MomentErrorDisplay": "moment_plots",
     "MultiTargetRegressor": "multi_target",
     "NaturalBonds": "graph",
     "NearNeighborBonds": "graph",
     "PairBonds": "graph",
+    "PairDistributionDisplay": "pair_distribution_plots",
     "ParityDisplay": "plotting",
     "PerAtom": "preprocessing",
     "PerAtomArray": "containers",
@@ -89,11 +91,13 @@ _ROOM_OF = {
     "load_model": "persistence",
     "load_moo3": "datasets",
     "load_pretrained": "pretrained",
+    "read_dataset": "dataset_files",
     "read_ldos": "ldos_io",
     "read_runs": "ldos_io",
     "run_dynamics": "dynamics",
     "save_model": "persistence",
     "split_model": "heads",
+    "suggest_bonds": "bond_suggestion",
     "target_scorer": "multi_target",
     "time_blocks": "splits",
 }
@@ -107,6 +111,7 @@ __all__ = [
     "CompiledModel",
     "CutoffBonds",
     "CycleMomentFeaturizer",
+    "Dataset",
     "DynamicsError",
     "DynamicsResult",
     "EnergyGrid",
@@ -136,6 +141,7 @@ __all__ = [
     "load_model",
     "load_moo3",
     "load_pretrained",
+    "read_dataset",
     "read_ldos",
     "read_runs",
     "run_dynamics",

@@ -22,6 +22,7 @@ from tinynet_sklearn.ldos import LDOS
 
 __all__ = [
     "DAMAGED",
+    "VOIGT",
     "Calculation",
     "check_spin",
     "grid_of_file",
@@ -45,6 +46,9 @@ SAME_ENERGY = 1e-3
 #: cell a smaller one.
 GAP_AT_ONE_POINT = 0.1
 
+#: Indices that take xx, yy, zz, yz, xz, xy out of a 3 x 3 tensor.
+VOIGT = ([0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1])
+
 #: What to do about a file that ends too early.
 DAMAGED = "The file is damaged or was cut off; copy it again, or repeat the calculation."
 
@@ -65,6 +69,8 @@ class Calculation:
         eV/Angstrom.
     energy : float, default=nan
         Of the whole structure, eV.
+    stress : ndarray of shape (6,) or None, default=None
+        eV/Angstrom^3, in the order and with the sign of ASE.
     """
 
     source: str
@@ -72,6 +78,7 @@ class Calculation:
     ldos: LDOS | None = None
     forces: FloatArray | None = None
     energy: float = np.nan
+    stress: FloatArray | None = None
 
 
 def refusal(path: str | Path, problem: str) -> ValueError:

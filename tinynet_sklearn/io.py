@@ -1,11 +1,15 @@
 """Reading files of structures, with errors that name the file and say what to do."""
 
+import re
+from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tinynet_sklearn.xyz_files import is_xyz, iterate_xyz
 
 
 def read_structures(path: str | PathLike[str]) -> list[Any]:
@@ -28,23 +32,88 @@ def read_structures(path: str | PathLike[str]) -> list[Any]:
     ValueError
         If ASE cannot read it, or there is no structure in it.
     """
-    from ase.io import read
+    frames = []
+    for found in iterate_structures(path):
+        if isinstance(found, str):
+            raise _unreadable(path, found)
+        frames.append(found)
+    return frames
+
+
+def iterate_structures(path: str | PathLike[str]) -> Iterator[Any]:
+    """Read a file like `read_structures`, frame after frame.
+
+    A damaged frame of an XYZ file costs no other. In other formats that ASE reads frame after frame, those
+    before it come before the error.
+
+    Parameters
+    ----------
+    path : str or path-like
+
+    Yields
+    ------
+    ase.Atoms or str
+        Or why a frame of an XYZ file cannot be read.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As in `read_structures`.
+    """
+    from ase.io import iread
 
     path = Path(path)
     if not path.is_file():
         what = "it is a folder" if path.is_dir() else "there is no such file"
         raise FileNotFoundError(f"cannot read {path}: {what}.")
+    n_frames = 0
     try:
-        frames = read(path, index=":", do_not_split_by_at_sign=True)
+        frames = iterate_xyz(path) if is_xyz(path) else iread(path, index=":", do_not_split_by_at_sign=True)
+        for n_frames, atoms in enumerate(frames, start=1):
+            if isinstance(atoms, Exception):
+                yield _in_words(atoms)
+                continue
+            if n_frames == 1:
+                _take_aenet(path, atoms)
+            yield atoms
     except Exception as error:  # ASE's readers raise whatever their parsing runs into
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(
-            f"cannot read {path}: {reason}. Check that the file is complete and its name has the "
-            "ending of its format (.extxyz, .cif, .traj, ...)."
-        ) from error
-    if not frames:
+        raise _unreadable(path, _in_words(error)) from error
+    if not n_frames:
         raise ValueError(f"cannot read {path}: there is no structure in it.")
-    return list(frames)
+
+
+def _in_words(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+
+
+def _unreadable(path: str | PathLike[str], reason: str) -> ValueError:
+    return ValueError(
+        f"cannot read {path}: {reason}. Check that the file is complete and its name has the ending of its "
+        "format (.extxyz, .cif, .traj, ...)."
+    )
+
+
+def _take_aenet(path: Path, atoms: Any) -> None:
+    """Attach the energy (eV) and forces (eV/Angstrom) of an .xsf of aenet, known by its comment.
+
+    ASE skips the comment, and takes forces in the unit of other .xsf files, Hartree/Angstrom.
+    """
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.io.formats import open_with_compression
+
+    if ".xsf" not in path.suffixes[-2:]:
+        return
+    with open_with_compression(str(path), "rt") as file:
+        lines = file.read().splitlines()
+    head = re.match(r"#\s*total energy\s*=\s*(\S+)\s*eV", next(filter(str.strip, lines), "").strip())
+    if head is None:
+        return
+    results: dict[str, Any] = {"energy": float(head[1])}
+    if getattr(atoms.calc, "results", {}).get("forces") is not None:
+        start = next(i for i, line in enumerate(lines) if line.split()[:1] in (["PRIMCOORD"], ["ATOMS"]))
+        rows = [words for line in lines[start + 1 :] if len(words := line.split()) >= 7]
+        results["forces"] = np.array([words[4:7] for words in rows[: len(atoms)]], dtype=np.float64)
+    atoms.calc = SinglePointCalculator(atoms, **results)
 
 
 def stored_forces(atoms: Any) -> NDArray[np.float64] | None:

@@ -6,7 +6,7 @@ them is seen from the files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -29,7 +29,7 @@ from tinynet_sklearn.state_files import read_states
 from tinynet_sklearn.structures import raise_problems
 from tinynet_sklearn.vasp_files import read_vasp
 
-__all__ = ["read_ldos", "read_runs"]
+__all__ = ["geometries_of", "read_ldos", "read_runs"]
 
 #: Zeros of energy that each run can be counted from on its own.
 ZEROS = ("absolute", "fermi", "vbm", "onset", "centroid")
@@ -61,6 +61,7 @@ def read_ldos(
     zero: str | None = None,
     spin: str = "refuse",
     structures: Sequence[Any] | None = None,
+    on_problem: str = "raise",
 ) -> Bunch:
     """Read local densities of states of atoms, with the structures and forces they belong to.
 
@@ -106,6 +107,8 @@ def read_ldos(
         are refused.
     structures : sequence of ase.Atoms or None, default=None
         For "states" without structures beside the file.
+    on_problem : {"raise", "skip"}, default="raise"
+        What to do about runs that cannot be used. "skip" leaves them out, and says so in `problems`.
 
     Returns
     -------
@@ -121,6 +124,8 @@ def read_ldos(
             Energy of each structure, eV; NaN where the files do not say.
         sources : list of str
             File or folder of each structure.
+        problems : list of str
+            What was left out, and why.
 
     Raises
     ------
@@ -145,13 +150,21 @@ def read_ldos(
     >>> data.structures, data.target  # doctest: +SKIP
     """
     wishes = _wishes(energies, width, zero, spin, structures)
+    if on_problem not in ("raise", "skip"):
+        raise ValueError(f"on_problem must be 'raise' or 'skip'; got {on_problem!r}.")
+    problems: list[str] | None = [] if on_problem == "skip" else None
     place = _place(path)
     found = _read_all(
-        place, format, True, lambda run: [_wished(item, run, wishes) for item in _curves(run, wishes)]
+        place,
+        format,
+        True,
+        lambda run: (_wished(item, run, wishes) for item in _curves(run, wishes)),
+        problems,
     )
-    curves = _aligned(place, [item.ldos for item in found if item.ldos is not None], wishes)
+    found = _aligned(place, found, wishes, problems)
+    curves = [item.ldos for item in found if item.ldos is not None]
     _check_one_grid(place, curves)
-    return Bunch(target=np.concatenate(curves), **_common(found))
+    return Bunch(target=np.concatenate(curves), problems=problems or [], **_common(found))
 
 
 def read_runs(path: str | PathLike[str], *, format: str | None = None) -> Bunch:
@@ -191,7 +204,7 @@ def read_runs(path: str | PathLike[str], *, format: str | None = None) -> Bunch:
     >>> runs = read_runs("runs")  # doctest: +SKIP
     >>> runs.structures, runs.forces  # doctest: +SKIP
     """
-    return Bunch(**_common(_read_all(_place(path), format, False, _without_curves)))
+    return Bunch(**_common(_read_all(_place(path), format, False, geometries_of)))
 
 
 def _place(path: str | PathLike[str]) -> Path:
@@ -232,34 +245,60 @@ def _wishes(
 
 
 def _read_all(
-    path: Path, format: str | None, projected: bool, read: Callable[[Run], list[Calculation]]
+    path: Path,
+    format: str | None,
+    projected: bool,
+    read: Callable[[Run], Iterable[Calculation]],
+    skipped: list[str] | None = None,
 ) -> list[Calculation]:
-    """Structures of all runs at a path, or one error about all that cannot be read."""
+    """Structures of all runs at a path. What cannot be read is one error, or goes to `skipped`."""
     runs = find_runs(path, format, projected)
     found: list[Calculation] = []
     problems = []
     for run in runs:
         try:
-            found.extend(read(run))
+            for item in read(run):
+                found.append(item)  # one by one: those before an error stay
         except (FileNotFoundError, ValueError) as error:
-            if len(runs) == 1:
+            if len(runs) == 1 and (skipped is None or not found):
                 raise
             problems.append(str(error))
-    raise_problems(f"{len(problems)} of {len(runs)} runs in {path} cannot be read", problems)
+    if skipped is None or not found:
+        raise_problems(f"{len(problems)} of {len(runs)} runs in {path} cannot be read", problems)
+    else:
+        skipped += problems
     return found
 
 
-def _without_curves(run: Run) -> list[Calculation]:
+def geometries_of(run: Run, *, finite: bool = True) -> Iterable[Calculation]:
+    """Geometries, forces, energies and stresses of one run, without densities of states.
+
+    Parameters
+    ----------
+    run : Run
+        From `find_runs`.
+    finite : bool, default=True
+        Whether to refuse systems of DeePMD-kit with NaN or infinity, for the caller does not look for it.
+
+    Returns
+    -------
+    iterable of Calculation
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If files are missing or damaged, or do not fit together; of DeePMD-kit, after what can be read.
+    """
     if run.format == "siesta":
         return read_siesta(run.path, projected=False)
     if run.format == "vasp":
         return read_vasp(run.path, projected=False)
     if run.format == "states":
         return read_states(run.path, None)
-    return read_deepmd(run.path, None, projected=False)
+    return read_deepmd(run.path, None, projected=False, finite=finite)
 
 
-def _curves(run: Run, wishes: _Wishes) -> list[Calculation]:
+def _curves(run: Run, wishes: _Wishes) -> Iterable[Calculation]:
     if wishes.structures is not None and run.format != "states":
         raise refusal(
             run.path,
@@ -298,13 +337,17 @@ def _wished(item: Calculation, run: Run, wishes: _Wishes) -> Calculation:
 # ---- Bringing together ----
 
 
-def _aligned(path: Path, curves: list[LDOS], wishes: _Wishes) -> list[LDOS]:
-    """Curves of single structures counted from the zero that the caller wants, found alike in all of them."""
+def _aligned(
+    path: Path, found: list[Calculation], wishes: _Wishes, skipped: list[str] | None
+) -> list[Calculation]:
+    """Structures with curves counted from the zero that the caller wants, found alike in all of them."""
     zero = wishes.zero
+    found = [item for item in found if item.ldos is not None]
+    curves = [item.ldos for item in found if item.ldos is not None]
     # those of states and of DeePMD-kit already are
     moved = [i for i, part in enumerate(curves) if part.grid.zero != zero]
     if not moved:
-        return curves
+        return found
     if zero in FROM_THE_LOW_END:
         _check_one_beginning(path, [curves[i] for i in moved], zero)
     edges = np.concatenate([np.asarray(curves[i].levels.vbm) for i in moved])
@@ -321,16 +364,22 @@ def _aligned(path: Path, curves: list[LDOS], wishes: _Wishes) -> list[LDOS]:
         energies = wishes.energies.energies
     else:
         energies = _shared_energies([_from_zero(curves[i], zero, known).grid for i in moved], zero)
-    result, problems = list(curves), []
+    result: list[Calculation | None] = list(found)
+    problems = []
     for i in moved:
         try:
-            result[i] = _from_zero(curves[i], zero, known, energies)
+            result[i] = replace(found[i], ldos=_from_zero(curves[i], zero, known, energies))
         except ValueError as error:
+            result[i] = None
             problems.append(str(refusal(curves[i].sources[0], str(error))))
+    left = [item for item in result if item is not None]
     if problems and len(curves) == 1:
         raise ValueError(problems[0])
-    raise_problems(f"{len(problems)} of {len(curves)} structures in {path} cannot be read", problems)
-    return result
+    if skipped is None or not left:
+        raise_problems(f"{len(problems)} of {len(curves)} structures in {path} cannot be read", problems)
+    else:
+        skipped += problems
+    return left
 
 
 def _from_zero(part: LDOS, zero: str, known: bool, energies: FloatArray | None = None) -> LDOS:

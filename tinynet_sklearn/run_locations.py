@@ -13,7 +13,7 @@ from tinynet_sklearn.siesta_files import siesta_has_results, siesta_label, siest
 from tinynet_sklearn.state_files import has_states
 from tinynet_sklearn.vasp_files import is_vasprun
 
-__all__ = ["FORMATS", "Run", "find_runs"]
+__all__ = ["FORMATS", "Run", "find_runs", "natural_order"]
 
 #: What each program leaves behind, by the name of its format.
 FORMATS = {
@@ -102,7 +102,7 @@ def _in_folders(path: Path, format: str | None, projected: bool) -> list[Run]:
     """Runs in a folder; if none of them has results, those in its sub-folders, if one of those has."""
     runs = list(_in_folder(path, format, projected))
     if not any(_has_results(run, projected) for run in runs):
-        folders = sorted((item for item in path.iterdir() if item.is_dir()), key=_natural)
+        folders = sorted((item for item in path.iterdir() if item.is_dir()), key=natural_order)
         inner = [run for folder in folders for run in _in_folder(folder, format, projected)]
         if not runs or any(_has_results(run, projected) for run in inner):
             runs = inner
@@ -131,9 +131,9 @@ def _in_folder(folder: Path, format: str | None, projected: bool) -> Iterator[Ru
         yield Run("deepmd", folder)
         return
     if format in (None, "siesta"):
-        for label in sorted(siesta_runs(folder, projected), key=_natural):
+        for label in sorted(siesta_runs(folder, projected), key=natural_order):
             yield Run("siesta", label)
-    files = sorted((path for path in folder.iterdir() if path.is_file()), key=_natural)
+    files = sorted((path for path in folder.iterdir() if path.is_file()), key=natural_order)
     if format in (None, "vasp"):
         outputs = [path for path in files if is_vasprun(path)]
         if not outputs and any(path.name in VASP_FILES for path in files):
@@ -146,7 +146,7 @@ def _in_folder(folder: Path, format: str | None, projected: bool) -> Iterator[Ru
                 yield Run("states", path)
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Key that sorts run2 before run10."""
-    parts = re.split(r"(\d+)", path.name)
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+def natural_order(path: Path) -> list[list[tuple[int, str]]]:
+    """Key that sorts run2 before run10, folder by folder."""
+    split = [re.split(r"(\d+)", part) for part in path.parts]
+    return [[(int(text), "") if text.isdecimal() else (-1, text) for text in part] for part in split]

@@ -94,6 +94,18 @@ def as_structures(structures: Any, name: str = "X") -> list[AtomicStructure]:
     return [item for item in converted if item is not None]
 
 
+def structure_faults(item: Any, name: str) -> list[str]:
+    """Sentences on why one structure cannot be used, each beginning with its name; none if it can.
+
+    Parameters
+    ----------
+    item : ase.Atoms, pymatgen Structure or Molecule
+    name : str
+        What sentences call it.
+    """
+    return list(_faults(name, item, _convert(item)))
+
+
 def is_structure(item: Any) -> bool:
     """Whether `as_structures` knows how to convert an object."""
     return _is_ase(item) or _is_pymatgen(item)
@@ -177,26 +189,30 @@ def _extent(vectors: NDArray[np.float64]) -> float:
 
 def _problems(items: list[Any], converted: list[AtomicStructure | None]) -> Iterable[str]:
     for index, (item, structure) in enumerate(zip(items, converted, strict=True)):
-        if structure is None:
-            yield f"structure {index}: sites with partial occupation ({item.formula}); order it first."
-            continue
-        if len(structure) == 0:
-            yield f"structure {index}: it has no atoms; remove it."
-            continue
-        bad = np.flatnonzero(~np.isfinite(structure.positions).all(axis=1))
-        if len(bad):
-            yield f"structure {index}, atom {bad[0]}: position is {structure.positions[bad[0]]}; remove it."
-        if not np.isfinite(structure.cell).all():
-            yield f"structure {index}: the cell holds NaN or infinity; remove it."
-            continue
-        extent = _extent(structure.cell[structure.pbc])
-        if structure.pbc.all() and extent < MIN_VOLUME_PER_ATOM * len(structure):
-            yield (
-                f"structure {index}: periodic, but its cell has a volume of {extent:.3g} Angstrom^3 for "
-                f"{len(structure)} atoms; set the cell, or pbc=False."
-            )
-        elif structure.pbc.any() and extent < MIN_PERIODIC_EXTENT:
-            yield (
-                f"structure {index}: pbc is {structure.pbc.tolist()}, but the lattice vectors of these "
-                f"directions span {extent:.3g} Angstrom^{structure.pbc.sum()}; set the cell, or pbc=False."
-            )
+        yield from _faults(f"structure {index}", item, structure)
+
+
+def _faults(name: str, item: Any, structure: AtomicStructure | None) -> Iterable[str]:
+    if structure is None:
+        yield f"{name}: sites with partial occupation ({item.formula}); order it first."
+        return
+    if len(structure) == 0:
+        yield f"{name}: it has no atoms; remove it."
+        return
+    bad = np.flatnonzero(~np.isfinite(structure.positions).all(axis=1))
+    if len(bad):
+        yield f"{name}, atom {bad[0]}: position is {structure.positions[bad[0]]}; remove it."
+    if not np.isfinite(structure.cell).all():
+        yield f"{name}: the cell holds NaN or infinity; remove it."
+        return
+    extent = _extent(structure.cell[structure.pbc])
+    if structure.pbc.all() and extent < MIN_VOLUME_PER_ATOM * len(structure):
+        yield (
+            f"{name}: periodic, but its cell has a volume of {extent:.3g} Angstrom^3 for "
+            f"{len(structure)} atoms; set the cell, or pbc=False."
+        )
+    elif structure.pbc.any() and extent < MIN_PERIODIC_EXTENT:
+        yield (
+            f"{name}: pbc is {structure.pbc.tolist()}, but the lattice vectors of these "
+            f"directions span {extent:.3g} Angstrom^{structure.pbc.sum()}; set the cell, or pbc=False."
+        )

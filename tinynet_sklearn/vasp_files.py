@@ -25,10 +25,12 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from ase.units import GPa
 
 from tinynet_sklearn._validation import first_few, users_level
 from tinynet_sklearn.calculations import (
     DAMAGED,
+    VOIGT,
     Calculation,
     check_spin,
     grid_of_file,
@@ -119,7 +121,10 @@ def _atoms(path: Path, run: Any, steps: list[dict[str, Any]], i: int) -> Atoms:
 def _calculation(source: str, atoms: Atoms, step: dict[str, Any], ldos: LDOS | None = None) -> Calculation:
     forces = step.get("forces")
     known = None if forces is None else np.asarray(forces, dtype=np.float64)
-    return Calculation(source, atoms, ldos, known, float(step.get("e_fr_energy", np.nan)))
+    stress = step.get("stress")
+    if stress is not None:  # kbar, positive where the crystal pushes outwards
+        stress = np.asarray(stress, dtype=np.float64)[VOIGT] * (-0.1 * GPa)
+    return Calculation(source, atoms, ldos, known, float(step.get("e_fr_energy", np.nan)), stress)
 
 
 def _parsed(path: Path, projected: bool) -> tuple[Any, list[dict[str, Any]], list[int]]:

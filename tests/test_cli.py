@@ -30,7 +30,10 @@ from tinynet_sklearn import (
     save_model,
     suggest_bonds,
 )
-from tinynet_sklearn.cli import _progress, app, parse_bonds, parse_supercell
+from tinynet_sklearn.cli import app
+from tinynet_sklearn.cli_options import parse_supercell
+from tinynet_sklearn.cli_simulation import _progress
+from tinynet_sklearn.learning_settings import parse_bonds
 
 
 def run(*arguments):
@@ -440,7 +443,7 @@ def test_md_interrupted(number, code, tmp_path, monkeypatch):
     def interrupting(*_):
         yield lambda step, temperature: signal.raise_signal(number) if step == 4 else None
 
-    monkeypatch.setattr("tinynet_sklearn.cli._progress", interrupting)
+    monkeypatch.setattr("tinynet_sklearn.cli_simulation._progress", interrupting)
     result = run("md", "moo3", "--steps", 10, "--interval", 2, "--output", tmp_path / "run")
     assert result.exit_code == code
     assert result.stderr == f"error: interrupted by {number.name}; continue with --restart.\n"
@@ -452,7 +455,7 @@ def test_md_interrupted_in_the_equilibration(tmp_path, monkeypatch):
     def interrupting(*_):
         yield lambda step, temperature: signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("tinynet_sklearn.cli._progress", interrupting)
+    monkeypatch.setattr("tinynet_sklearn.cli_simulation._progress", interrupting)
     result = run("md", "moo3", "--equilibration", 10, "--output", tmp_path / "run")
     assert result.exit_code == 130
     text = words(result.stdout)

@@ -471,6 +471,39 @@ def test_a_single_part_joined_along_columns_keeps_its_symmetry(array):
     assert np.hstack([array]).frames.symmetry is array.frames.symmetry
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_site_groups_leave_invariant_columns_alone(array, first):
+    fixed = PerAtomArray(array.values[:, :2], array.offsets, array.species, invariant=True)
+    both = np.hstack([fixed, array] if first else [array, fixed])
+    symmetry = both.frames.symmetry
+    assert symmetry.n_features == array.shape[1] + 2
+    for site in (0, 1):
+        rows = both.frames.sites == site
+        for op in range(len(symmetry.rotations[site])):
+            image = array.frames.symmetry.apply(array.values[rows], site, op)
+            parts = [fixed.values[rows], image] if first else [image, fixed.values[rows]]
+            assert_array_equal(symmetry.apply(both.values[rows], site, op), np.hstack(parts))
+    assert not both.invariant
+
+
+def test_columns_of_unknown_behaviour_cost_the_site_groups(array):
+    bare = PerAtomArray(array.values[:, :2], array.offsets, array.species)
+    for parts in ([bare, array], [array, bare], [array, bare.with_values(bare.values), array]):
+        frames = np.hstack(parts).frames
+        assert frames.symmetry is None
+        assert_array_equal(frames.rotations, array.frames.rotations)
+
+
+def test_invariance_goes_with_structures_and_other_columns():
+    fixed = PerAtomArray(np.ones((4, 2)), [0, 1, 4], [8, 1, 1, 1], invariant=True)
+    for other in (fixed[1:], fixed[[1]], fixed.with_values(np.ones((4, 5))), 2 * fixed):
+        assert other.invariant
+    bare = PerAtomArray(np.ones((4, 2)), [0, 1, 4], [8, 1, 1, 1])
+    for join in (np.vstack, np.hstack):
+        assert join([fixed, fixed]).invariant
+        assert not join([fixed, bare]).invariant
+
+
 def test_columns_without_frames_stay_without(array):
     bare = PerAtomArray(array.values, array.offsets, array.species)
     assert np.hstack([bare, bare]).frames is None

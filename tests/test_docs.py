@@ -30,10 +30,10 @@ def table_under(page, header):
 
 #: Pages whose code needs what cannot be had everywhere: tblite has wheels for some machines, and needs
 #: libgomp.
-NEEDED = {"any-structure.md": "tblite.ase"}
+NEEDED = {"any-structure.md": "tblite.ase", "featurizers.md": "dscribe.descriptors"}
 
 #: Extras whose packages the package itself imports.
-USED_EXTRAS = ("siesta", "tables")
+USED_EXTRAS = ("dscribe", "siesta", "tables")
 
 PAGES_WITH_CODE = [page for page in PAGES if code_blocks(page, "python")]
 

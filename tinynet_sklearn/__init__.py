@@ -15,14 +15,18 @@ if TYPE_CHECKING:
     from tinynet_sklearn.committee import CommitteeRegressor
     from tinynet_sklearn.compiled import CompiledModel
     from tinynet_sklearn.containers import PerAtomArray
+    from tinynet_sklearn.cost_plots import AccuracyCostDisplay
     from tinynet_sklearn.curve_report import ldos_report
     from tinynet_sklearn.dataset_files import read_dataset
     from tinynet_sklearn.dataset_result import Dataset
     from tinynet_sklearn.datasets import load_batio3, load_moo3
+    from tinynet_sklearn.dscribe_features import DScribeFeaturizer
     from tinynet_sklearn.dynamics import run_dynamics
     from tinynet_sklearn.energy_grid import EnergyGrid, Levels
+    from tinynet_sklearn.error_plots import ErrorDistributionDisplay
     from tinynet_sklearn.features import CycleMomentFeaturizer
     from tinynet_sklearn.frames import SiteFrames
+    from tinynet_sklearn.function_features import FunctionFeaturizer
     from tinynet_sklearn.graph import (
         BondGraph,
         CutoffBonds,
@@ -31,15 +35,18 @@ if TYPE_CHECKING:
         PairBonds,
         build_bond_graph,
     )
+    from tinynet_sklearn.grid_plots import GridHeatmapDisplay
     from tinynet_sklearn.heads import split_model
     from tinynet_sklearn.ldos import LDOS
     from tinynet_sklearn.ldos_io import read_ldos, read_runs
     from tinynet_sklearn.ldos_map import LDOSMapDisplay
     from tinynet_sklearn.ldos_plots import LDOSDisplay
     from tinynet_sklearn.learning_curves import LossCurveDisplay
+    from tinynet_sklearn.model_cards import read_card
     from tinynet_sklearn.moment_plots import MomentErrorDisplay
     from tinynet_sklearn.multi_target import MultiTargetRegressor, target_scorer
     from tinynet_sklearn.pair_distribution_plots import PairDistributionDisplay
+    from tinynet_sklearn.per_atom_regressor import PerAtomRegressor
     from tinynet_sklearn.persistence import load_model, save_model
     from tinynet_sklearn.plotting import ParityDisplay
     from tinynet_sklearn.potential import BPNNPotential
@@ -50,10 +57,13 @@ if TYPE_CHECKING:
     from tinynet_sklearn.run_results import DynamicsError, DynamicsResult
     from tinynet_sklearn.run_settings import RunSettingsError
     from tinynet_sklearn.smooth import SmoothMomentFeaturizer
+    from tinynet_sklearn.speed_plots import SpeedDisplay
     from tinynet_sklearn.splits import time_blocks
     from tinynet_sklearn.target_sets import TargetSet
+    from tinynet_sklearn.timing import microseconds_per_atom
 
 _ROOM_OF = {
+    "AccuracyCostDisplay": "cost_plots",
     "BPNNPotential": "potential",
     "BPNNRegressor": "regressor",
     "BondGraph": "graph",
@@ -61,10 +71,14 @@ _ROOM_OF = {
     "CompiledModel": "compiled",
     "CutoffBonds": "graph",
     "CycleMomentFeaturizer": "features",
+    "DScribeFeaturizer": "dscribe_features",
     "Dataset": "dataset_result",
     "DynamicsError": "run_results",
     "DynamicsResult": "run_results",
     "EnergyGrid": "energy_grid",
+    "ErrorDistributionDisplay": "error_plots",
+    "FunctionFeaturizer": "function_features",
+    "GridHeatmapDisplay": "grid_plots",
     "LDOS": "ldos",
     "LDOSDisplay": "ldos_plots",
     "LDOSMapDisplay": "ldos_map",
@@ -79,10 +93,12 @@ _ROOM_OF = {
     "ParityDisplay": "plotting",
     "PerAtom": "preprocessing",
     "PerAtomArray": "containers",
+    "PerAtomRegressor": "per_atom_regressor",
     "PotentialTargets": "potential_targets",
     "RunSettingsError": "run_settings",
     "SiteFrames": "frames",
     "SmoothMomentFeaturizer": "smooth",
+    "SpeedDisplay": "speed_plots",
     "TargetSet": "target_sets",
     "TinyNetCalculator": "calculator",
     "build_bond_graph": "graph",
@@ -91,6 +107,8 @@ _ROOM_OF = {
     "load_model": "persistence",
     "load_moo3": "datasets",
     "load_pretrained": "pretrained",
+    "microseconds_per_atom": "timing",
+    "read_card": "model_cards",
     "read_dataset": "dataset_files",
     "read_ldos": "ldos_io",
     "read_runs": "ldos_io",
@@ -104,6 +122,7 @@ _ROOM_OF = {
 
 __all__ = [
     "LDOS",
+    "AccuracyCostDisplay",
     "BPNNPotential",
     "BPNNRegressor",
     "BondGraph",
@@ -111,10 +130,14 @@ __all__ = [
     "CompiledModel",
     "CutoffBonds",
     "CycleMomentFeaturizer",
+    "DScribeFeaturizer",
     "Dataset",
     "DynamicsError",
     "DynamicsResult",
     "EnergyGrid",
+    "ErrorDistributionDisplay",
+    "FunctionFeaturizer",
+    "GridHeatmapDisplay",
     "LDOSDisplay",
     "LDOSMapDisplay",
     "Levels",
@@ -128,10 +151,12 @@ __all__ = [
     "ParityDisplay",
     "PerAtom",
     "PerAtomArray",
+    "PerAtomRegressor",
     "PotentialTargets",
     "RunSettingsError",
     "SiteFrames",
     "SmoothMomentFeaturizer",
+    "SpeedDisplay",
     "TargetSet",
     "TinyNetCalculator",
     "__version__",
@@ -141,6 +166,8 @@ __all__ = [
     "load_model",
     "load_moo3",
     "load_pretrained",
+    "microseconds_per_atom",
+    "read_card",
     "read_dataset",
     "read_ldos",
     "read_runs",

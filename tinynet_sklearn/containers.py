@@ -14,6 +14,7 @@ species          (n_rows,)           int64    atomic number of each row; 0 where
 frames           SiteFrames or None           the coordinate frame of each row, see `tinynet_sklearn.frames`
 geometry         Geometry or None             how the columns follow the atoms, see `tinynet_sklearn.geometry`
 vectors          (n_rows, v, 3)      float    directions that turn with a structure, to build targets on
+invariant        bool                         whether columns stay the same when a structure is turned
 ===============  ==================  =======  ===========================================================
 
 Everything here is plain NumPy and immutable by convention: no method writes into an array it was given,
@@ -31,7 +32,14 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from tinynet_sklearn._validation import equally_wide, first_few, real_numbers
-from tinynet_sklearn.frames import FRAME_TOLERANCE, FloatArray, IntArray, SiteFrames, as_integers
+from tinynet_sklearn.frames import (
+    FRAME_TOLERANCE,
+    ColumnSymmetry,
+    FloatArray,
+    IntArray,
+    SiteFrames,
+    as_integers,
+)
 from tinynet_sklearn.geometry import Geometry
 
 __all__ = ["PerAtomArray"]
@@ -67,6 +75,9 @@ class PerAtomArray:
         Directions beside the columns, in the laboratory frame: sums over neighbours that turn with a
         structure. A `BPNNRegressor` learns vector targets as combinations of them. They stay with the atoms
         whatever happens to the columns, and are put behind each other where columns are joined.
+    invariant : bool, default=False
+        Whether no column changes when a structure is turned or mirrored. Joined with columns in site frames,
+        such columns leave the site groups of these in force.
 
     Raises
     ------
@@ -94,6 +105,7 @@ class PerAtomArray:
     frames: SiteFrames | None = None
     geometry: Geometry | None = None
     vectors: FloatArray | None = None
+    invariant: bool = False
 
     # Operators of arrays on the left stand back, so that ``np.float64(2) * a`` reaches __rmul__ and no ufunc
     # ever runs on the bare rows.
@@ -282,7 +294,9 @@ class PerAtomArray:
         offsets = self.offsets[first : last + 1] - self.offsets[first]
         geometry = None if self.geometry is None else self.geometry[first:last]
         vectors = None if self.vectors is None else self.vectors[rows]
-        return PerAtomArray(self.values[rows], offsets, self.species[rows], frames, geometry, vectors)
+        return PerAtomArray(
+            self.values[rows], offsets, self.species[rows], frames, geometry, vectors, self.invariant
+        )
 
     def _gathered(self, structures: IntArray) -> PerAtomArray:
         counts = self.counts[structures]
@@ -292,7 +306,9 @@ class PerAtomArray:
         frames = None if self.frames is None else self.frames.take(rows)
         geometry = None if self.geometry is None else self.geometry[structures]
         vectors = None if self.vectors is None else self.vectors[rows]
-        return PerAtomArray(self.values[rows], offsets, self.species[rows], frames, geometry, vectors)
+        return PerAtomArray(
+            self.values[rows], offsets, self.species[rows], frames, geometry, vectors, self.invariant
+        )
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> FloatArray:
         return np.array(self.values, dtype=dtype, copy=copy)
@@ -344,7 +360,9 @@ class PerAtomArray:
                 "Rows cannot be added or removed here; select structures by indexing."
             )
         frames = self.frames if keep_symmetry or self.frames is None else self.frames.without_symmetry()
-        return PerAtomArray(values, self.offsets, self.species, frames, vectors=self.vectors)
+        return PerAtomArray(
+            values, self.offsets, self.species, frames, vectors=self.vectors, invariant=self.invariant
+        )
 
     def __mul__(self, factor: Any) -> PerAtomArray:
         if not isinstance(factor, numbers.Real):
@@ -403,6 +421,7 @@ def _join_structures(parts: list[PerAtomArray]) -> PerAtomArray:
         np.concatenate([p.species for p in parts]),
         _join_frames(frames) if frames else None,
         vectors=np.concatenate(vectors) if vectors else None,
+        invariant=all(p.invariant for p in parts),
     )
 
 
@@ -437,24 +456,30 @@ def _join_columns(parts: list[PerAtomArray]) -> PerAtomArray:
                 "frame='lab'."
             )
     values = np.concatenate([p.values for p in parts], axis=1)
-    frames_kept = _join_frames_of_columns([p.frames for p in parts])
+    frames_kept = _join_frames_of_columns(parts)
     vectors = [p.vectors for p in parts if p.vectors is not None]
     joined = np.concatenate(vectors, axis=1) if vectors else None
-    return PerAtomArray(values, first.offsets, first.species, frames_kept, vectors=joined)
+    invariant = all(p.invariant for p in parts)
+    return PerAtomArray(
+        values, first.offsets, first.species, frames_kept, vectors=joined, invariant=invariant
+    )
 
 
-def _join_frames_of_columns(frames: list[SiteFrames | None]) -> SiteFrames | None:
-    """Frames of joined columns, with site groups where the same ones act on every part."""
-    framed = [f for f in frames if f is not None]
+def _join_frames_of_columns(parts: list[PerAtomArray]) -> SiteFrames | None:
+    """Frames of joined columns, with site groups where it is known how the same ones act on every part."""
+    framed = [p.frames for p in parts if p.frames is not None]
     if not framed:
         return None
     first = framed[0]
-    symmetry = first.symmetry if len(framed) == len(frames) else None
-    for other in framed[1:]:
-        if symmetry is None or other.symmetry is None or not np.array_equal(other.sites, first.sites):
-            symmetry = None
-            break
-        symmetry = symmetry.beside(other.symmetry)
+    alike = all(np.array_equal(f.sites, first.sites) for f in framed[1:])
+    symmetry: ColumnSymmetry | None = None
+    for position, part in enumerate(parts):
+        action = None if part.frames is None else part.frames.symmetry
+        if part.frames is None and part.invariant and first.symmetry is not None:
+            action = first.symmetry.on_invariants(part.shape[1])
+        symmetry = action if position == 0 or symmetry is None or action is None else symmetry.beside(action)
+        if symmetry is None or action is None or not alike:
+            return first.without_symmetry()
     return SiteFrames(first.rotations, first.sites, symmetry)
 
 

@@ -148,6 +148,22 @@ class ColumnSymmetry:
         vector_columns = np.concatenate([self.vector_columns, other.vector_columns + shift])
         return ColumnSymmetry(gather, self.rotations, vector_columns)
 
+    def on_invariants(self, n_columns: int) -> ColumnSymmetry:
+        """Act with the same operations on columns that none of them changes.
+
+        Parameters
+        ----------
+        n_columns : int
+            Number of such columns.
+
+        Returns
+        -------
+        ColumnSymmetry
+            The action on these columns alone.
+        """
+        gather = tuple(np.tile(np.arange(n_columns), (len(r), 1)) for r in self.rotations)
+        return ColumnSymmetry(gather, self.rotations, np.empty((0, 3), dtype=np.intp))
+
     def equals(self, other: ColumnSymmetry) -> bool:
         """Whether `other` describes the same action, number for number."""
         if self is other:

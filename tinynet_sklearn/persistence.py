@@ -35,7 +35,7 @@ from tinynet_sklearn._validation import described, first_few
 from tinynet_sklearn._version import __version__
 from tinynet_sklearn.checkpoint import write_atomically
 
-__all__ = ["TRUSTED_TYPES", "load_model", "save_model"]
+__all__ = ["TRUSTED_TYPES", "load_model", "read_metadata", "save_model"]
 
 FORMAT = 1
 HEADER = "tinynet.json"
@@ -45,11 +45,13 @@ _PACKAGE = "tinynet_sklearn"
 TRUSTED_TYPES = (
     "ase.atoms.Atoms",  # a given reference structure
     "ase.cell.Cell",
+    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",  # a rate and its moments
     *(
         f"{_PACKAGE}.{name}"
         for name in (
             "committee.CommitteeRegressor",
             "containers.PerAtomArray",
+            "dscribe_features.DScribeFeaturizer",
             "energy_grid.EnergyGrid",
             "features.CycleMomentFeaturizer",
             "frames.ColumnSymmetry",
@@ -64,6 +66,7 @@ TRUSTED_TYPES = (
             "moments.SmoothMoments",
             "multi_target.MultiTargetRegressor",
             "paths.PathSpec",
+            "per_atom_regressor.PerAtomRegressor",
             "potential.BPNNPotential",
             "preprocessing.PerAtom",
             "regressor.BPNNRegressor",
@@ -183,6 +186,31 @@ def load_model(path: str | os.PathLike[str], return_metadata: bool = False) -> A
     return (estimator, header["metadata"]) if return_metadata else estimator
 
 
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what stands beside the model in a file, without the model.
+
+    No object is made and no array is read, so this is safe and fast with any file.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file.
+
+    Returns
+    -------
+    dict
+        "version" of the package that wrote the file, "class" of the estimator, and "metadata", as
+        `save_model` got it.
+
+    Raises
+    ------
+    FileNotFoundError, IsADirectoryError, ValueError
+        As `load_model`, but for damage that does not concern these lines.
+    """
+    header = _read_header(_read(Path(path)), path, whole=False)
+    return {name: header[name] for name in ("version", "class", "metadata")}
+
+
 def _read(path: Path) -> bytes:
     if path.is_dir():
         raise IsADirectoryError(f"path must lead to a model file; '{path}' is a folder. Name a file in it.")
@@ -194,7 +222,8 @@ def _read(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _read_header(content: bytes, path: str | os.PathLike[str]) -> dict[str, Any]:
+def _read_header(content: bytes, path: str | os.PathLike[str], whole: bool = True) -> dict[str, Any]:
+    """Check a file, all of its members or the header alone, and return the header."""
     if not content.startswith(b"PK"):
         raise ValueError(
             f"path must lead to a model file of {_PACKAGE}; '{path}' is no zip archive. Write model files "
@@ -203,7 +232,7 @@ def _read_header(content: bytes, path: str | os.PathLike[str]) -> dict[str, Any]
     try:
         with ZipFile(io.BytesIO(content)) as archive:
             names = archive.namelist()
-            damaged = archive.testzip()
+            damaged = archive.testzip() if whole else None
             header = json.loads(archive.read(HEADER)) if HEADER in names and damaged is None else None
     except (
         BadZipFile,

@@ -642,7 +642,7 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             and width == 3
             and grid is None
             and not vector
-            and atoms.geometry is not None
+            and (atoms.invariant or atoms.geometry is not None)
         ):
             warnings.warn(BLIND, UserWarning, stacklevel=4)  # fit, its validation wrapper, the user
         if combines(atoms, vector):

@@ -40,7 +40,7 @@ def section(console: Console, title: str, *content: RenderableType) -> None:
 
 def features_table(species: Iterable[SpeciesFeatures], n_columns: int) -> Table:
     """Bonds and contents of the vectors, a line per species."""
-    table = _table("species", "atoms", "bonded to", "walks", "neighbours", "entries")
+    shown = table("species", "atoms", "bonded to", "walks", "neighbours", "entries")
     for s in species:
         counts = set(s.environments.values())
         if len(counts) == 1:
@@ -49,15 +49,15 @@ def features_table(species: Iterable[SpeciesFeatures], n_columns: int) -> Table:
         else:
             bonds = ", ".join(f"{environment} ({n})" for environment, n in s.environments.items())
         used = f"{s.walks + 3 * s.neighbors} of {n_columns}"
-        table.add_row(s.species, str(s.n_atoms), bonds, str(s.walks), str(s.neighbors), used)
-    return table
+        shown.add_row(s.species, str(s.n_atoms), bonds, str(s.walks), str(s.neighbors), used)
+    return shown
 
 
 def errors_table(rows: Iterable[ErrorRow]) -> Table:
     """Errors next to those of the trivial predictor."""
-    table = _table("", "components", "RMSE", "zero force", "ratio", "MAE", "zero force")
+    shown = table("", "components", "RMSE", "zero force", "ratio", "MAE", "zero force")
     for row in rows:
-        table.add_row(
+        shown.add_row(
             row.name,
             str(row.n_components),
             f"{row.rmse:.3f}",
@@ -67,7 +67,7 @@ def errors_table(rows: Iterable[ErrorRow]) -> Table:
             f"{row.zero_mae:.3f}",
             style="bold" if row.name == "all" else None,
         )
-    return table
+    return shown
 
 
 def print_inspection(console: Console, path: str, bonds: Any, found: Inspection) -> None:
@@ -75,12 +75,12 @@ def print_inspection(console: Console, path: str, bonds: Any, found: Inspection)
     sets = [_topology_line(topology) for topology in found.topologies[:MAX_LISTED_SETS]]
     if len(found.topologies) > MAX_LISTED_SETS:
         sets.append(f"... and {len(found.topologies) - MAX_LISTED_SETS} more sets of atoms")
-    section(console, f"{path}: {_plural(found.n_frames, 'frame')}", *sets)
+    section(console, f"{path}: {plural(found.n_frames, 'frame')}", *sets)
     if found.topologies:
         first = found.topologies[0]
         whose = f"the mean {first.formula}"
         if not first.shared:
-            whose = f"{first.formula}, all {_plural(len(first.frames), 'frame')} together,"
+            whose = f"{first.formula}, all {plural(len(first.frames), 'frame')} together,"
         section(console, f"Bonds of {whose} with bonds={bonds!r}", _coordination(first))
     if found.distances:
         section(console, "Distances in all frames (Angstrom)", _distances(found.distances))
@@ -111,7 +111,7 @@ def print_dynamics(console: Console, result: DynamicsResult, learned_stress: boo
         reached = f"{-result.step:,} steps before the end of the equilibration"
     section(
         console,
-        f"{what[settings.ensemble]} of {found['formula']}, {_plural(found['n_atoms'], 'atom')}",
+        f"{what[settings.ensemble]} of {found['formula']}, {plural(found['n_atoms'], 'atom')}",
         "forces: " + _FORCES_OF[found["mode"]],
         reached + ("" if result.finished else " (not finished)"),
     )
@@ -177,27 +177,28 @@ def listed(frames: Sequence[int]) -> str:
     return shown + (f", ... ({len(frames)} in all)" if len(frames) > MAX_LISTED_FRAMES else "")
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+def table(*columns: str) -> Table:
+    """Table without frame; the first column holds names, the others numbers."""
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for k, column in enumerate(columns):
-        table.add_column(column, justify="left" if k == 0 or column == "bonded to" else "right")
-    return table
+        shown.add_column(column, justify="left" if k == 0 or column == "bonded to" else "right")
+    return shown
 
 
 def _topology_line(topology: Topology) -> str:
     axes = [axis for axis, periodic in zip("abc", topology.pbc, strict=True) if periodic]
     periodic = f"periodic along {', '.join(axes)}" if axes else "not periodic"
-    frames = _plural(len(topology.frames), "frame")
-    return f"{frames} of {_plural(topology.n_atoms, 'atom')}, {topology.formula}, {periodic}"
+    frames = plural(len(topology.frames), "frame")
+    return f"{frames} of {plural(topology.n_atoms, 'atom')}, {topology.formula}, {periodic}"
 
 
 def _coordination(topology: Topology) -> Table:
-    table = _table("species", "atoms", "bonded to")
+    shown = table("species", "atoms", "bonded to")
     for symbol, environments in topology.coordination.items():
         for environment, count in environments.items():
-            table.add_row(symbol, str(count), environment)
+            shown.add_row(symbol, str(count), environment)
             symbol = ""
-    return table
+    return shown
 
 
 def _distances(pairs: Sequence[PairDistances]) -> Table:
@@ -206,20 +207,20 @@ def _distances(pairs: Sequence[PairDistances]) -> Table:
     # Two bins to a column where forty columns do not suffice.
     merged = 1 if len(pairs[0].histogram) - first <= 40 else 2
     scale = f"{first * HISTOGRAM_BIN:.1f} to {HISTOGRAM_RANGE:.1f}, {merged * HISTOGRAM_BIN:.1f} a column"
-    table = _table("pair", "bonds", "from", "to", "next")
-    table.add_column(scale, no_wrap=True)
+    shown = table("pair", "bonds", "from", "to", "next")
+    shown.add_column(scale, no_wrap=True)
     for pair in pairs:
         counts, bonded = (
             [sum(bins[k : k + merged]) for k in range(first, len(bins), merged)]
             for bins in (pair.histogram, pair.bonded)
         )
-        table.add_row(
+        shown.add_row(
             pair.pair,
             f"{pair.bonds_per_frame:.4g}" if pair.bonds_per_frame else "-",
             *("-" if d is None else f"{d:.2f}" for d in (pair.shortest, pair.longest, pair.next)),
             bar(counts, bonded),
         )
-    return table
+    return shown
 
 
 def _same_bonds(topologies: Sequence[Topology]) -> list[str]:
@@ -246,10 +247,10 @@ def _sharing(topology: Topology) -> str:
     if topology.is_bare:
         return f"{topology.formula}: there are no bonds."
     if not topology.shared:
-        n_frames = _plural(len(topology.frames), "frame")
+        n_frames = plural(len(topology.frames), "frame")
         return f"{topology.formula}: no, the {n_frames} share no bond graph."
     if not topology.different:
-        return f"{topology.formula}: yes, all of {_plural(len(topology.frames), 'frame')}."
+        return f"{topology.formula}: yes, all of {plural(len(topology.frames), 'frame')}."
     return (
         f"{topology.formula}: no, {len(topology.different)} of {len(topology.frames)} frames differ from "
         f"the mean structure: {listed(list(topology.different))}."
@@ -260,12 +261,12 @@ def _lengths(lengths: Sequence[VectorLength]) -> Table:
     n_values = list(dict.fromkeys(length.n for length in lengths))
     N_values = sorted({length.N for length in lengths})
     found = {(length.paths, length.n, length.N): length for length in lengths}
-    table = _table("paths", "n", *(f"N={N}" for N in N_values))
+    shown = table("paths", "n", *(f"N={N}" for N in N_values))
     for kind in dict.fromkeys(length.paths for length in lengths):
         for k, n in enumerate(sorted(n_values)):
             cells = [_length(found.get((kind, n, N))) for N in N_values]
-            table.add_row("" if k else kind, str(n), *cells, end_section=n == max(n_values))
-    return table
+            shown.add_row("" if k else kind, str(n), *cells, end_section=n == max(n_values))
+    return shown
 
 
 def _length(length: VectorLength | None) -> str:
@@ -278,10 +279,10 @@ def _length(length: VectorLength | None) -> str:
 
 def _forces(forces: ForceStatistics, n_frames: int) -> str:
     if forces.rms is None or forces.rms_by_species is None:
-        return f"in {forces.frames} of {_plural(n_frames, 'frame')}"
+        return f"in {forces.frames} of {plural(n_frames, 'frame')}"
     species = ", ".join(f"{symbol} {rms:.3g}" for symbol, rms in forces.rms_by_species.items())
     return (
-        f"in {forces.frames} of {_plural(n_frames, 'frame')}\n"
+        f"in {forces.frames} of {plural(n_frames, 'frame')}\n"
         f"components: RMS {forces.rms:.3g} ({species}), largest {forces.largest:.3g} eV/Angstrom\n"
         f"net force: RMS {forces.net_rms:.2g}, largest {forces.net_largest:.2g} eV/Angstrom"
     )
@@ -298,5 +299,6 @@ def _findings(findings: Sequence[Finding], nothing: str) -> list[RenderableType]
     return [grid]
 
 
-def _plural(n: int, noun: str) -> str:
+def plural(n: int, noun: str) -> str:
+    """Number and noun."""
     return f"{n} {noun}{'' if n == 1 else 's'}"

@@ -214,6 +214,7 @@ class SmoothMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_k
             np.concatenate([s.numbers for s in structures]),
             geometry=geometry,
             vectors=smooth_vectors(geometry, int(self.n_vector)) if self.n_vector else None,
+            invariant=True,
         )
 
     def _check_memory(self, n_rows: int) -> None:

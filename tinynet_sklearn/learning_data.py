@@ -1,0 +1,192 @@
+"""Data of `tinynet fit` and `grid`: reading them, and what of them is held out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinynet_sklearn.containers import PerAtomArray
+from tinynet_sklearn.dataset_files import Dataset, read_dataset
+from tinynet_sklearn.learning_settings import FitSettings, SettingsError, parse_energies
+from tinynet_sklearn.potential_targets import PotentialTargets
+
+__all__ = ["Split", "hold_out", "read_for", "read_quietly", "time_order_blocks"]
+
+#: Files of at least so many structures are taken for runs, of which the end is held out.
+RUN_LENGTH = 5
+
+Ints = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which structures are learned from and which are held out.
+
+    Parameters
+    ----------
+    method : {"blocks", "groups", "random", "file", "none"}
+    train, test : ndarray of int
+        Numbers of structures.
+    """
+
+    method: str
+    train: Ints
+    test: Ints
+
+    def described(self, fraction: float, n_groups: int) -> str:
+        """In a sentence without its full stop."""
+        files = "the file" if n_groups == 1 else f"each of {n_groups} files and runs"
+        return {
+            "blocks": f"the last {fraction:.0%} of {files}, in the order of the frames",
+            "groups": f"whole files and runs, drawn from {n_groups}",
+            "random": "structures drawn at random",
+            "file": "the structures of --test",
+            "none": "nothing is held out: errors on new structures are not known",
+        }[self.method]
+
+
+def read_for(settings: FitSettings) -> tuple[Dataset, int]:
+    """Read the data of a fit: those of `test` come last.
+
+    Returns
+    -------
+    Dataset
+    int
+        How many structures are those of `data`.
+
+    Raises
+    ------
+    FileNotFoundError, ImportError, ValueError
+        As `read_dataset`.
+    """
+    options: dict[str, Any] = {
+        "on_problem": "skip" if settings.skip_problems else "raise",
+        "keys": settings.keys or None,
+    }
+    if settings.target == "ldos":
+        options |= {"width": settings.width, "zero": settings.zero, "spin": settings.spin or "refuse"}
+        if settings.energies is not None:
+            options["energies"] = parse_energies(settings.energies)
+    data = read_quietly(settings.data, settings.target, **options)
+    if not settings.test:
+        return data, len(data)
+    return _joined(data, read_quietly(settings.test, settings.target, **options)), len(data)
+
+
+def read_quietly(paths: Sequence[str], target: str | None, **options: Any) -> Dataset:
+    """Call `read_dataset`; what is left out stands in `problems` alone, and is shown from there.
+
+    Raises
+    ------
+    FileNotFoundError, ImportError, ValueError
+        As `read_dataset`.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* left out", category=UserWarning)
+        data = read_dataset(list(paths), target, **options)
+    for atoms in data.structures:
+        atoms.calc = None
+    return data
+
+
+def _joined(data: Dataset, more: Dataset) -> Dataset:
+    y: Any
+    if isinstance(data.y, PotentialTargets):
+        # those that know the same again: quantities that only one part has are unknown in the other
+        y = _joined_targets(data.y, more.y, data.structures + more.structures)
+    else:
+        y = np.concatenate([data.y, more.y])
+    return Dataset(
+        data.structures + more.structures,
+        y,
+        data.sources + more.sources,
+        np.concatenate([data.groups, more.groups + data.groups.max() + 1]),
+        data.target,
+        data.problems + more.problems,
+    )
+
+
+def _joined_targets(first: Any, second: Any, structures: Sequence[Any]) -> Any:
+    parts: dict[str, Any] = {}
+    atoms = [sum(len(s) for s in structures[: len(first)]), sum(len(s) for s in structures[len(first) :])]
+    for name in ("energy", "forces", "stress"):
+        a, b = getattr(first, name), getattr(second, name)
+        if a is None and b is None:
+            continue
+        if name != "forces":
+            width = (6,) if name == "stress" else ()
+            known = [np.full((n, *width), np.nan) if part is None else part for n, part in
+                     ((len(first), a), (len(second), b))]  # fmt: skip
+            parts[name] = np.concatenate(known)
+        else:
+            values = [np.full((n, 3), np.nan) if part is None else part.values for n, part in
+                      zip(atoms, (a, b), strict=True)]  # fmt: skip
+            offsets = np.concatenate([[0], np.cumsum([len(s) for s in structures])])
+            species = np.concatenate([s.numbers for s in structures])
+            parts[name] = PerAtomArray(np.concatenate(values), offsets, species)
+    return PotentialTargets(**parts)
+
+
+def time_order_blocks(groups: NDArray[np.int64], n_blocks: int) -> Ints:
+    """Number of the block (0 to ``n_blocks - 1``) of each structure inside its file or run."""
+    blocks = np.empty(len(groups), dtype=np.intp)
+    for group in np.unique(groups):
+        rows = np.flatnonzero(groups == group)
+        blocks[rows] = np.arange(len(rows)) * n_blocks // len(rows)
+    return blocks
+
+
+def hold_out(settings: FitSettings, groups: NDArray[np.int64], n_data: int) -> Split:
+    """Decide what is held out.
+
+    Parameters
+    ----------
+    settings : FitSettings
+    groups : ndarray of int of shape (n_structures,)
+        File or run of each structure.
+    n_data : int
+        How many structures are of `data`; the others are of `test`.
+
+    Raises
+    ------
+    SettingsError
+        If too little would be left on one side.
+    """
+    everything = np.arange(len(groups))
+    if settings.test:
+        return Split("file", everything[:n_data], everything[n_data:])
+    fraction = settings.test_fraction
+    if fraction == 0.0:
+        return Split("none", everything, everything[:0])
+    runs = np.unique(groups)
+    long = all(np.count_nonzero(groups == run) >= RUN_LENGTH for run in runs)
+    method = settings.split or ("blocks" if long or len(runs) == 1 else "groups")
+    rng = np.random.default_rng(settings.seed)
+    if method == "random":
+        test = np.sort(rng.permutation(len(groups))[: round(fraction * len(groups))])
+    elif method == "groups":
+        if len(runs) < 2:
+            raise SettingsError(
+                "--split groups holds out whole files and runs, and there is one. Use --split blocks for the "
+                "end of a trajectory, or --split random for independent structures."
+            )
+        order, wanted = rng.permutation(runs)[:-1], fraction * len(groups)
+        sizes = np.cumsum([np.count_nonzero(groups == run) for run in order])
+        test = np.flatnonzero(np.isin(groups, order[: int(np.searchsorted(sizes, wanted)) + 1]))
+    else:
+        ends = [rows[len(rows) - round(fraction * len(rows)) :] for run in runs
+                if len(rows := np.flatnonzero(groups == run))]  # fmt: skip
+        test = np.concatenate(ends)
+    train = np.setdiff1d(everything, test)
+    if not len(test) or not len(train):
+        raise SettingsError(
+            f"--test-fraction {fraction:g} of {len(groups)} structures with --split {method} leaves "
+            f"{len(train)} to learn from and {len(test)} held out; both must be at least 1. Add "
+            "structures, or choose another fraction or split."
+        )
+    return Split(method, train, test)

@@ -1,0 +1,220 @@
+"""Model cards: what a saved model was made of and how good it is, inside its file, readable without it.
+
+A card is a dict of plain values, kept as the metadata of `save_model`:
+
+================
+============================================================================================== key
+meaning ================
+============================================================================================== card
+version of this layout, an integer created           date and time, UTC target            "forces",
+"potential" or "ldos" method            the model in a sentence command           the command that makes it
+again settings          its options, none left open data              "files" with their SHA-256 and number
+of structures; species, structures, atoms; what was left out split             how structures were held out:
+"method", "description", numbers "train" and "test", and "test_frames", file by file held_out_errors   list
+of errors (`learning_errors.ErrorLine`) on structures that were not trained on; empty where there were none
+training_errors   the same of the training structures training          seconds, iterations, whether it was
+interrupted, remarks limits            what the model cannot do units             of what goes in and comes
+out versions          of Python and packages ================
+==============================================================================================
+
+Models that were saved in another way have other cards or none; `read_card` returns what there is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinynet_sklearn._validation import species_name
+from tinynet_sklearn._version import __version__
+from tinynet_sklearn.dataset_files import Dataset
+from tinynet_sklearn.evaluation import fitted_steps
+from tinynet_sklearn.learning_data import Split
+from tinynet_sklearn.learning_runs import Learned
+from tinynet_sklearn.persistence import read_metadata
+
+__all__ = ["CARD", "frames_text", "known_files", "make_card", "read_card"]
+
+CARD = 1
+
+_PACKAGES = ("numpy", "scipy", "scikit-learn", "tensorflow", "keras", "numba", "ase")
+
+_UNITS = {
+    "lengths": "Angstrom",
+    "forces": "eV/Angstrom",
+    "energy": "eV per structure",
+    "stress": "eV/Angstrom^3, positive is tension",
+    "ldos": "states/eV/atom, both spins",
+}
+_QUANTITIES = {"forces": ("forces",), "potential": ("energy", "forces", "stress"), "ldos": ("ldos",)}
+
+_LIMITS = {
+    "frozen": "Structures must have the atoms of the training structures in their order (or be supercells, "
+    "through TinyNetCalculator), and keep their bonds.",
+    "each": "Atoms with more bonds or neighbours than any in the training are cut to what is known; columns "
+    "jump where bonds form and break.",
+    "smooth": "Only the species of the training; surroundings unlike those of the training are extrapolated.",
+}
+_DIRECT = " Forces are predicted directly: they are the gradient of no energy and need not sum to zero."
+
+
+def make_card(learned: Learned, output: str) -> dict[str, Any]:
+    """Describe a model that was just fitted.
+
+    Parameters
+    ----------
+    learned : Learned
+    output : str
+        Where the model is saved, for the command.
+
+    Returns
+    -------
+    dict
+        See the module.
+    """
+    settings, data = learned.settings, learned.data
+    numbers = np.unique(np.concatenate([atoms.numbers for atoms in data.structures]))
+    return {
+        "card": CARD,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "target": settings.target,
+        "method": _method(learned),
+        "command": settings.as_command(output),
+        "settings": settings.as_dict(),
+        "data": {
+            "files": _files(data),
+            "species": [species_name(z) for z in numbers],
+            "structures": len(data),
+            "atoms": int(sum(len(atoms) for atoms in data.structures)),
+            "left_out": list(data.problems),
+        },
+        "split": {
+            "method": learned.split.method,
+            "description": learned.split.described(settings.test_fraction, len(np.unique(data.groups))),
+            "train": len(learned.split.train),
+            "test": len(learned.split.test),
+            "test_frames": _frames(data, learned.split),
+        },
+        "held_out_errors": [line.as_dict() for line in learned.held_out],
+        "training_errors": [line.as_dict() for line in learned.training],
+        "training": {
+            "seconds": round(learned.seconds, 2),
+            "iterations": int(learned.model["net"].n_iter_),
+            "interrupted": learned.interrupted,
+            "remarks": list(learned.remarks),
+        },
+        "limits": _LIMITS[settings.topology] + (_DIRECT if settings.target == "forces" else ""),
+        "units": {name: _UNITS[name] for name in ("lengths", *_QUANTITIES[settings.target])},
+        "versions": _versions(),
+    }
+
+
+def read_card(path: str | Path) -> dict[str, Any]:
+    """Card of a saved model, or of one that comes with the package, without loading it.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A file, or the name of a model that comes along ("batio3").
+
+    Returns
+    -------
+    dict
+        Empty if the model has none.
+
+    Raises
+    ------
+    FileNotFoundError, IsADirectoryError, ValueError
+        If there is no model.
+
+    Examples
+    --------
+    >>> from tinynet_sklearn import read_card
+    >>> read_card("batio3")["units"]["energy"]
+    'eV'
+    """
+    from importlib.resources import as_file, files
+
+    from tinynet_sklearn.pretrained import PRETRAINED
+
+    card: dict[str, Any]
+    if str(path) in PRETRAINED and not Path(path).exists():
+        with as_file(files("tinynet_sklearn") / "models" / f"{path}.tinynet") as inside:
+            card = read_metadata(inside)["metadata"]
+        return card
+    card = read_metadata(path)["metadata"]
+    return card
+
+
+def known_files(card: dict[str, Any], files: Sequence[str]) -> list[str]:
+    """Files that a model was fitted with, by their content: errors on these say little."""
+    data = card.get("data")
+    known = {entry["sha256"] for entry in data.get("files", [])} if isinstance(data, dict) else set()
+    return [file for file in dict.fromkeys(files) if (found := _sha256(file)) and found in known]
+
+
+def frames_text(frames: Sequence[int]) -> str:
+    """Numbers of frames, neighbours together: "0-3, 7"."""
+    runs = []
+    for _, run in groupby(enumerate(sorted(frames)), key=lambda pair: pair[1] - pair[0]):
+        members = [frame for _, frame in run]
+        runs.append(str(members[0]) if len(members) == 1 else f"{members[0]}-{members[-1]}")
+    return ", ".join(runs)
+
+
+def _method(learned: Learned) -> str:
+    settings = learned.settings
+    graph = {"frozen": "one bond graph for all structures", "each": "a bond graph for each structure"}
+    embedding = (
+        f"sums over walks of up to {settings.n} hops within {settings.cutoff:g} Angstrom"
+        if settings.topology == "smooth"
+        else f"L{settings.n}({settings.N}) on {graph[settings.topology]}, bonds {settings.bonds}"
+    )
+    what = {
+        "forces": "direct forces",
+        "potential": "an energy, learned from "
+        + ", ".join(getattr(fitted_steps(learned.model)[-1], "quantities_", ())),
+        "ldos": "densities of states",
+    }
+    return f"{embedding}; a network of {settings.hidden} for each species; {what[settings.target]}"
+
+
+def _files(data: Dataset) -> list[dict[str, Any]]:
+    counts: dict[str, int] = {}
+    for source in data.sources:
+        counts[source.file] = counts.get(source.file, 0) + 1
+    return [{"file": file, "sha256": _sha256(file), "structures": n} for file, n in counts.items()]
+
+
+def _sha256(file: str) -> str:
+    """Of a file; "" of what is no file by itself, as those in archives."""
+    try:
+        with Path(file).open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _frames(data: Dataset, split: Split) -> dict[str, str]:
+    frames: dict[str, list[int]] = {}
+    for i in split.test:
+        frames.setdefault(data.sources[i].file, []).append(data.sources[i].frame)
+    return {file: frames_text(numbers) for file, numbers in frames.items()}
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "tinynet_sklearn": __version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # a build under another name
+            continue
+    return found

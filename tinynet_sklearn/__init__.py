@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tinynet_sklearn._version import __version__
 
 if TYPE_CHECKING:
+    from tinynet_sklearn.array_folders import open_per_atom, transform_to_folder
     from tinynet_sklearn.bond_suggestion import suggest_bonds
     from tinynet_sklearn.calculator import TinyNetCalculator
     from tinynet_sklearn.committee import CommitteeRegressor
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from tinynet_sklearn.containers import PerAtomArray
     from tinynet_sklearn.cost_plots import AccuracyCostDisplay
     from tinynet_sklearn.curve_report import ldos_report
+    from tinynet_sklearn.dask_searches import on_dask
     from tinynet_sklearn.dataset_files import read_dataset
     from tinynet_sklearn.dataset_result import Dataset
     from tinynet_sklearn.datasets import load_batio3, load_moo3
@@ -108,6 +110,8 @@ _ROOM_OF = {
     "load_moo3": "datasets",
     "load_pretrained": "pretrained",
     "microseconds_per_atom": "timing",
+    "on_dask": "dask_searches",
+    "open_per_atom": "array_folders",
     "read_card": "model_cards",
     "read_dataset": "dataset_files",
     "read_ldos": "ldos_io",
@@ -118,6 +122,7 @@ _ROOM_OF = {
     "suggest_bonds": "bond_suggestion",
     "target_scorer": "multi_target",
     "time_blocks": "splits",
+    "transform_to_folder": "array_folders",
 }
 
 __all__ = [
@@ -167,6 +172,8 @@ __all__ = [
     "load_moo3",
     "load_pretrained",
     "microseconds_per_atom",
+    "on_dask",
+    "open_per_atom",
     "read_card",
     "read_dataset",
     "read_ldos",
@@ -177,6 +184,7 @@ __all__ = [
     "suggest_bonds",
     "target_scorer",
     "time_blocks",
+    "transform_to_folder",
 ]
 
 

@@ -13,6 +13,9 @@ solver.*        what the solver needs to take the next step; its own business
 
 A fingerprint is one line of text for each thing that decides the result. Large things are hashed, so a file
 can tell what differs but not how it looked.
+
+A folder that many fits share, of all candidates and folds of a search, has files that are named after what
+decides the result: network, hash of the fingerprint and of the version of this package, iterations wanted.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import json
 import os
 import re
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -33,7 +37,9 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CheckpointFile", "file_name", "fingerprint", "write_atomically"]
+from tinynet_sklearn._version import __version__
+
+__all__ = ["CheckpointFile", "file_name", "fingerprint", "remove_torsos", "shared_file", "write_atomically"]
 
 FORMAT = 1
 _PACKAGE = "tinynet_sklearn"
@@ -41,6 +47,10 @@ _HASHED = "sha256:"
 
 # Most file systems allow 255; a network shared by all elements would have a longer name.
 LONGEST_NAME = 100
+
+# Seconds after which a file that is still incomplete, in a folder that several processes may use, was left by
+# one that was killed.
+TORSO_AGE = 600.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +142,62 @@ def file_name(label: str) -> str:
     if len(stem) > LONGEST_NAME:
         stem = f"{stem[:LONGEST_NAME]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
     return f"{stem}.npz"
+
+
+def shared_file(
+    folder: Path, label: str, prints: dict[str, str], max_iter: int
+) -> tuple[CheckpointFile, dict[str, NDArray[Any]] | None]:
+    """The file of one network in a folder that many fits share, and the state to go on from.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the files are.
+    label : str
+        Of the network.
+    prints : dict of str to str
+        What decides the result, see `fingerprint`.
+    max_iter : int
+        Iterations that are wanted. Fits that differ in nothing else have files of their own, and the longer
+        goes on from where the shorter ended.
+
+    Returns
+    -------
+    file : CheckpointFile
+        To write to.
+    arrays : dict of str to ndarray or None
+        Of the file with the most iterations up to `max_iter`; None where there is none that can be read.
+    """
+    content = json.dumps([__version__, FORMAT, sorted(prints.items())])
+    digest = hashlib.sha256(content.encode()).hexdigest()[:24]
+    stem = f"{file_name(label).removesuffix('.npz')}-{digest}"
+    lengths = (path.stem.rpartition("-")[2] for path in folder.glob(f"{stem}-*.npz"))
+    for length in sorted((int(n) for n in lengths if n.isdigit() and int(n) <= max_iter), reverse=True):
+        try:
+            arrays = CheckpointFile(folder / f"{stem}-{length}.npz", prints).read()
+        except ValueError:  # damaged: as if it were not there
+            continue
+        if arrays is not None:
+            return CheckpointFile(folder / f"{stem}-{max_iter}.npz", prints), arrays
+    return CheckpointFile(folder / f"{stem}-{max_iter}.npz", prints), None
+
+
+def remove_torsos(path: Path, age: float = 0.0) -> None:
+    """Remove what processes left that were killed while they wrote a file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    age : float, default=0.0
+        Leave alone what is younger, in seconds: another process may be writing it.
+    """
+    for torso in path.parent.glob(f".{path.name}.*.tmp"):
+        try:
+            if time.time() - torso.stat().st_mtime >= age:
+                torso.unlink()
+        except FileNotFoundError:  # complete by now, or removed by another process
+            continue
 
 
 def write_atomically(path: Path, content: bytes) -> None:

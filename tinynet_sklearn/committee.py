@@ -54,7 +54,7 @@ class CommitteeRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         The fitted members.
     n_features_in_ : int
         Number of columns of X, where the members count them.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the columns, if X is a data frame.
     n_outputs_ : int
         Width of the targets, where the members know it.

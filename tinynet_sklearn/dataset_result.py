@@ -45,6 +45,18 @@ class Dataset:
         What `y` is.
     problems : tuple of str, default=()
         What was left out, and why.
+
+    Examples
+    --------
+    >>> from importlib.resources import as_file, files
+    >>> from tinynet_sklearn import read_dataset
+    >>> with as_file(files("tinynet_sklearn") / "data" / "moo3_gpaw.extxyz") as path:
+    ...     data = read_dataset(path)
+    >>> data  # doctest: +ELLIPSIS
+    <Dataset: 81 structures, 16 atoms each, O Mo, 1 group, y=<PerAtomArray: 81 structures, 1296 atoms, ...>>
+    >>> first, rest = data[:60], data[60:]
+    >>> len(rest), str(rest.sources[0]).endswith("moo3_gpaw.extxyz, frame 60")
+    (21, True)
     """
 
     structures: list[Any]

@@ -77,8 +77,8 @@ def load_batio3(target: str = "forces", *, grid: EnergyGrid | None = None) -> Bu
         label_noise : float
             Estimated error of one force component, eV/Angstrom (see DESCR): no model can do better. NaN for
             densities of states, where it is not known.
-        feature_unit, target_unit : str
-        target_name : str
+        feature_unit, target_unit, target_name : str
+            Units of positions and target; what the target is.
         filename : str
             File inside the package's ``data`` folder.
         DESCR : str

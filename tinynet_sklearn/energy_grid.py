@@ -245,6 +245,13 @@ class Levels:
         If an array holds something else than numbers.
     ValueError
         If nothing is given, or the shapes differ.
+
+    Examples
+    --------
+    >>> from tinynet_sklearn import Levels
+    >>> levels = Levels(fermi=[-1.5, -1.25])
+    >>> len(levels), levels.fermi.tolist(), levels.vbm.tolist()
+    (2, [-1.5, -1.25], [nan, nan])
     """
 
     fermi: FloatArray | None = None

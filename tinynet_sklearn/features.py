@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from ase.data import chemical_symbols
 from joblib import Parallel, delayed, effective_n_jobs
+from joblib.parallel import get_active_backend
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -351,9 +352,7 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         turns = np.empty((len(structures), 3, 3))
         positions = np.empty((len(structures), n_atoms, 3))
         chunks = [slice(start, start + CHUNK) for start in range(0, len(structures), CHUNK)]
-        parallel = Parallel(
-            n_jobs=min(effective_n_jobs(self.n_jobs), len(chunks)), prefer="threads", return_as="generator"
-        )
+        parallel = _parallel(min(effective_n_jobs(self.n_jobs), len(chunks)))
         done = parallel(delayed(self._chunk)(structures[chunk], chunk.start) for chunk in chunks)
         for chunk, (rows, laid, rotations, found) in zip(chunks, done, strict=True):
             values[chunk.start * n_atoms : chunk.start * n_atoms + len(rows)] = rows
@@ -433,7 +432,7 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
 
         Returns
         -------
-        ndarray of str objects, shape (n_features_out_,)
+        ndarray of str objects, shape (n_columns,)
         """
         check_is_fitted(self)
         return np.asarray(self.layout_.names(), dtype=object)
@@ -480,9 +479,7 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         offsets = np.concatenate([[0], np.cumsum([len(s) for s in structures])])
         values = self._allocate(int(offsets[-1]))
         chunks = [slice(start, start + CHUNK) for start in range(0, len(structures), CHUNK)]
-        parallel = Parallel(
-            n_jobs=min(effective_n_jobs(self.n_jobs), len(chunks)), prefer="threads", return_as="generator"
-        )
+        parallel = _parallel(min(effective_n_jobs(self.n_jobs), len(chunks)))
         frames: list[Frame] = []
         problems: list[str] = []
         for found, complaints in parallel(delayed(self._frames_of)(structures[c], c.start) for c in chunks):
@@ -643,6 +640,12 @@ class CycleMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_ke
         return SiteFrames(
             rotations.reshape(-1, 3, 3), np.tile(self.sites_.classes, len(turns)), self.symmetry_
         )
+
+
+def _parallel(n_jobs: int) -> Parallel:
+    """Threads, or the backend that is set, that hand over one result after the other if they can."""
+    streams = getattr(get_active_backend()[0], "supports_return_generator", False)  # Ray's does not
+    return Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator" if streams else "list")
 
 
 def _check_places(structures: list[AtomicStructure]) -> None:

@@ -193,6 +193,14 @@ class SiteFrames:
     ------
     ValueError
         If shapes do not fit, a matrix is not orthogonal, or a site class is unknown to `symmetry`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tinynet_sklearn import SiteFrames
+    >>> turned = SiteFrames(np.array([[[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]]), sites=[0])
+    >>> (turned.rotations[0] @ [1.0, 0.0, 0.0]).tolist()  # a vector along x, in the frame of the row
+    [0.0, -1.0, 0.0]
     """
 
     rotations: FloatArray

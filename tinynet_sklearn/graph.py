@@ -44,7 +44,16 @@ DirectedBonds = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 @dataclass(frozen=True, eq=False)
 class BondGraph:
-    """Who is bonded to whom; see the module's table for the arrays."""
+    """Who is bonded to whom; see the module's table for the arrays.
+
+    Examples
+    --------
+    >>> from ase.build import molecule
+    >>> from tinynet_sklearn import build_bond_graph
+    >>> graph = build_bond_graph(molecule("H2O"), "natural")
+    >>> graph.n_atoms, graph.n_bonds, graph.coordination.tolist()
+    (3, 2, [2, 1, 1])
+    """
 
     numbers: NDArray[np.int64]
     offsets: NDArray[np.int64]
@@ -122,6 +131,14 @@ class CutoffBonds:
         Angstrom; pairs at a smaller distance are bonded.
     heteroatomic : bool
         Bond atoms of different species only, as in the published embedding.
+
+    Examples
+    --------
+    >>> from ase.build import bulk
+    >>> from tinynet_sklearn import CutoffBonds, build_bond_graph
+    >>> salt = bulk("NaCl", "rocksalt", a=5.64)
+    >>> build_bond_graph(salt, CutoffBonds(3.1)).coordination.tolist()
+    [6, 6]
     """
 
     cutoff: float = 3.1
@@ -147,6 +164,14 @@ class PairBonds:
     ----------
     cutoffs : mapping of str to float
         For example ``{"Ba-O": 3.6, "Ti-O": 2.7}``, Angstrom; the order of the two species is free.
+
+    Examples
+    --------
+    >>> from ase.build import bulk
+    >>> from tinynet_sklearn import PairBonds, build_bond_graph
+    >>> salt = bulk("NaCl", "rocksalt", a=5.64)
+    >>> build_bond_graph(salt, PairBonds({"Na-Cl": 3.1, "Cl-Cl": 4.1})).coordination.tolist()
+    [6, 18]
     """
 
     cutoffs: Mapping[str, float] = field(default_factory=dict)
@@ -192,6 +217,13 @@ class NaturalBonds:
         Widens the radii; 1.1 to 1.3 is usual.
     heteroatomic : bool
         Bond atoms of different species only.
+
+    Examples
+    --------
+    >>> from ase.build import molecule
+    >>> from tinynet_sklearn import NaturalBonds, build_bond_graph
+    >>> build_bond_graph(molecule("H2O"), NaturalBonds()).coordination.tolist()
+    [2, 1, 1]
     """
 
     factor: float = 1.15
@@ -224,6 +256,15 @@ class NearNeighborBonds:
         For example ``CrystalNN()``.
     heteroatomic : bool
         Bond atoms of different species only.
+
+    Examples
+    --------
+    >>> from ase.build import bulk
+    >>> from pymatgen.analysis.local_env import MinimumDistanceNN
+    >>> from tinynet_sklearn import NearNeighborBonds, build_bond_graph
+    >>> salt = bulk("NaCl", "rocksalt", a=5.64)
+    >>> build_bond_graph(salt, NearNeighborBonds(MinimumDistanceNN())).coordination.tolist()
+    [6, 6]
     """
 
     strategy: Any

@@ -22,6 +22,7 @@ from tinynet_sklearn.networks import (
     unchanged_random_state,
 )
 from tinynet_sklearn.recorder import Arrays, Options, Recorder, TrainingSet
+from tinynet_sklearn.thread_limits import limit_tensorflow_threads
 
 __all__ = ["KerasObjective", "keras_objective", "moments_of", "run_adam", "trainable"]
 
@@ -40,6 +41,7 @@ def trainable(network: DenseStack | KerasNetwork) -> Any:
             f"{keras.backend.backend()!r} here. Set the environment variable KERAS_BACKEND=tensorflow, or "
             "use solver='lbfgs' without build_fn, which needs no backend."
         )
+    limit_tensorflow_threads()
     if network.n_inputs == 0:  # oneDNN ends the process over empty matrices in single precision
         raise ValueError(
             "solver='adam' and build_fn need at least one column of X that varies over the atoms of each "

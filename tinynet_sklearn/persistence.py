@@ -173,6 +173,8 @@ def load_model(path: str | os.PathLike[str], return_metadata: bool = False) -> A
         unknown = _untrusted(content)
         if not unknown:
             estimator = skops.io.loads(content, trusted=list(TRUSTED_TYPES))
+    except Warning:  # which the user's filters made an error
+        raise
     except Exception as error:  # a tree of objects that does not fit together breaks anywhere in skops
         raise ValueError(
             f"path must lead to an undamaged model file; '{path}' cannot be read, written by {_PACKAGE} "

@@ -114,8 +114,9 @@ class BPNNPotential(RegressorMixin, BaseEstimator):
         Precision of the networks in training. Predictions are double precision in any case.
     checkpoint : str or path-like, default=None
         Folder with a file of the whole state of the training, written about every 10 seconds.
-    resume : bool, default=False
-        Continue from that file, to the bits that an uninterrupted fit would have given.
+    resume : bool or "matching", default=False
+        Continue from that file, to the bits that an uninterrupted fit would have given. "matching": many fits
+        share the folder, each with a file named after its data and settings, as in `BPNNRegressor`.
 
     Attributes
     ----------
@@ -197,7 +198,7 @@ class BPNNPotential(RegressorMixin, BaseEstimator):
         "verbose": ["verbose"],
         "dtype": [StrOptions({"float64", "float32"})],
         "checkpoint": [None, str, PathLike],
-        "resume": ["boolean"],
+        "resume": ["boolean", StrOptions({"matching"})],
     }
 
     def __init__(
@@ -228,7 +229,7 @@ class BPNNPotential(RegressorMixin, BaseEstimator):
         verbose: int = 0,
         dtype: str = "float32",
         checkpoint: str | PathLike[str] | None = None,
-        resume: bool = False,
+        resume: bool | str = False,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation

@@ -5,8 +5,11 @@ The card is kept inside the model file, so a model and what is known of it canno
 
 from __future__ import annotations
 
+import warnings
 from importlib.resources import as_file, files
 from typing import Any
+
+from sklearn.exceptions import InconsistentVersionWarning
 
 from tinynet_sklearn.persistence import load_model
 
@@ -52,5 +55,10 @@ def load_pretrained(name: str, return_card: bool = False) -> Any:
     """
     if name not in PRETRAINED:
         raise ValueError(f"name must be one of {', '.join(map(repr, PRETRAINED))}; got {name!r}.")
-    with as_file(files("tinynet_sklearn") / "models" / f"{name}.tinynet") as path:
-        return load_model(path, return_metadata=return_card)
+    path = files("tinynet_sklearn") / "models" / f"{name}.tinynet"
+    with as_file(path) as file, warnings.catch_warnings():
+        # Of scikit-learn they hold the list of steps alone, which is the same in all versions.
+        warnings.filterwarnings(
+            "ignore", message=".*estimator Pipeline from version", category=InconsistentVersionWarning
+        )
+        return load_model(file, return_metadata=return_card)

@@ -29,6 +29,7 @@ from tinynet_sklearn.equivariance import GroupAction
 from tinynet_sklearn.frames import FloatArray, IntArray
 from tinynet_sklearn.ldos import LDOS
 from tinynet_sklearn.ldos_metrics import r2_of_targets
+from tinynet_sklearn.mapped_rows import is_mapped
 from tinynet_sklearn.networks import ACTIVATIONS, DenseStack, keras_model
 from tinynet_sklearn.recorder import Recorder
 from tinynet_sklearn.rows import (
@@ -46,6 +47,7 @@ from tinynet_sklearn.rows import (
     resolved_average,
     resolved_copies,
 )
+from tinynet_sklearn.scaling import row_blocks
 from tinynet_sklearn.solvers import FAST_DECREASE, SOLVERS, late_decrease
 from tinynet_sklearn.target_maps import LinearTargets
 from tinynet_sklearn.target_settings import (
@@ -71,6 +73,9 @@ __all__ = ["BPNNRegressor"]
 #: What a warm start cannot change, besides the sizes of the layers.
 CONTINUED = ("networks", "activation", "dtype", "n_components", "cumulative_weight", "output")
 
+
+#: Rows of features in a file that `predict` reads at a time.
+MAPPED_ROWS = 4096
 
 #: What to warn of where columns are known to be the same however a structure is turned.
 BLIND = (
@@ -180,12 +185,15 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     checkpoint : str or path-like, default=None
         Folder, created if need be, in which each network keeps a file with the whole state of its training,
         written at the end and about every 10 seconds until then. Needs a `random_state`. One fit at a time
-        and folder: the members of a committee or the candidates of a search would replace each other's files.
-    resume : bool, default=False
+        and folder: the members of a committee or the candidates of a search would replace each other's files,
+        unless ``resume="matching"``.
+    resume : bool or "matching", default=False
         Continue from the files in `checkpoint` where there are any, to the bits that an uninterrupted fit
         would have given; networks that were done are not trained again. `max_iter` may be raised meanwhile
         (not with ``learning_rate="cosine"``); anything else that differs is refused. False replaces the
-        files.
+        files. "matching" names the files after all that decides the result, so that any number of fits share
+        the folder, at the same time, too: a fit that was done before is read, one that was cut off goes on,
+        any other is trained and kept. Searches and committees can be killed at any moment and run again.
 
     Attributes
     ----------
@@ -214,7 +222,7 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Most operations of a site group over which a network is averaged; 1 without averaging.
     n_features_in_ : int
         Number of columns of X.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the columns, if X is a data frame.
 
     Notes
@@ -289,7 +297,7 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         "verbose": ["verbose"],
         "dtype": [StrOptions({"float64", "float32"})],
         "checkpoint": [None, str, PathLike],
-        "resume": ["boolean"],
+        "resume": ["boolean", StrOptions({"matching"})],
     }
 
     _keras_models: dict[int, Any] | None
@@ -326,7 +334,7 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         verbose: int = 0,
         dtype: str = "float64",
         checkpoint: str | PathLike[str] | None = None,
-        resume: bool = False,
+        resume: bool | str = False,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -513,7 +521,8 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             )
         for key in np.unique(keys):
             rows = np.flatnonzero(keys == key)
-            values[rows] = self._predict_rows(int(key), atoms, rows)
+            for block in row_blocks(len(rows), MAPPED_ROWS if is_mapped(atoms.values) else len(rows)):
+                values[rows[block]] = self._predict_rows(int(key), atoms, rows[block])
         if self._framed and atoms.frames is not None:
             values = atoms.frames.to_lab(values)
         if isinstance(X, PerAtomArray):
@@ -662,7 +671,8 @@ class BPNNRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             held_out[used[draw_held_out(together[used], self.validation_fraction, rng)]] = True
         structure = atoms.structure_of_row[rows]
         held_out = held_out[structure]
-        return Samples(atoms[used], targets[rows], weight[structure], held_out, used, vector, most, grid)
+        present = atoms if len(used) == len(atoms) else atoms[used]  # no copy of what lies in a file
+        return Samples(present, targets[rows], weight[structure], held_out, used, vector, most, grid)
 
     def _collect(self, tasks: list[Task], trained: list[tuple[AtomNetwork, Recorder]]) -> None:
         """Turn the outcome of the training into fitted attributes."""

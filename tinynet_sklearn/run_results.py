@@ -62,6 +62,14 @@ class DynamicsResult:
         Where the files are.
     files : RunFiles
         Table and trajectory, closed.
+
+    Examples
+    --------
+    >>> from tinynet_sklearn import TinyNetCalculator, load_moo3, load_pretrained, run_dynamics
+    >>> atoms = load_moo3().structures[0] * (2, 1, 2)
+    >>> atoms.calc = TinyNetCalculator(load_pretrained("moo3"), on_extrapolation="ignore")  # they are counted
+    >>> run_dynamics(atoms, temperature=300, n_steps=10, interval=5)
+    <DynamicsResult: nvt, 64 atoms, 10 of 10 steps, in memory>
     """
 
     table: dict[str, FloatArray]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -11,6 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from tinynet_sklearn.frames import ColumnSymmetry, FloatArray, IntArray
+from tinynet_sklearn.mapped_rows import MappedRows
 
 __all__ = [
     "BLOCK_ROWS",
@@ -372,9 +374,12 @@ def fit_target_scaling(
     return ColumnScaling(columns, mean, scale)
 
 
-def weighted_moments(rows: FloatArray, weight: FloatArray | None) -> tuple[FloatArray, FloatArray]:
+def weighted_moments(rows: Any, weight: FloatArray | None) -> tuple[FloatArray, FloatArray]:
     """Mean and variance per column in float64; in two passes, because squares of large means cancel."""
-    mean = np.average(rows, axis=0, weights=weight).astype(np.float64)
+    if isinstance(rows, MappedRows):
+        mean = rows.average(weight)
+    else:
+        mean = np.average(rows, axis=0, weights=weight).astype(np.float64)
     share = np.full(len(rows), 1.0 / len(rows)) if weight is None else weight / weight.sum()
     variance = np.zeros(rows.shape[1])
     for block in row_blocks(len(rows)):

@@ -236,7 +236,7 @@ class SmoothMomentFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_k
 
         Returns
         -------
-        ndarray of str objects, shape (n_features_out_,)
+        ndarray of str objects, shape (n_columns,)
         """
         check_is_fitted(self)
         return np.asarray(self.moments_.names(), dtype=object)

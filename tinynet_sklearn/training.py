@@ -15,6 +15,7 @@ from tinynet_sklearn.containers import PerAtomArray
 from tinynet_sklearn.energy_grid import EnergyGrid
 from tinynet_sklearn.equivariance import GroupAction
 from tinynet_sklearn.frames import FloatArray, IntArray
+from tinynet_sklearn.mapped_rows import MappedRows, is_mapped
 from tinynet_sklearn.networks import (
     DenseStack,
     KerasNetwork,
@@ -35,6 +36,7 @@ from tinynet_sklearn.scaling import (
 from tinynet_sklearn.solvers import BATCHED_SOLVERS
 from tinynet_sklearn.target_maps import LinkedTargets, TargetMap, started
 from tinynet_sklearn.target_settings import combines, fit_target_map, learns_plain
+from tinynet_sklearn.thread_limits import limit_tensorflow_threads
 from tinynet_sklearn.vector_targets import VectorTargets, damped, fit_vector_targets
 
 __all__ = [
@@ -297,12 +299,14 @@ def prepare_task(
     sites = atoms.frames.sites if samples.averages and atoms.frames is not None else None
     own_sites = np.zeros(len(ours), dtype=np.intp) if sites is None else sites
     classes = np.unique(own_sites[ours])
-    values, targets, weight = atoms.values[rows], samples.targets[rows], samples.weight[rows]
+    copies = resolved_copies(atoms, settings.symmetry_copies, samples.averages)
+    streams = is_mapped(atoms.values) and _can_stream(samples, settings, copies)
+    values: Any = MappedRows(atoms.values, rows) if streams else atoms.values[rows]
+    targets, weight = samples.targets[rows], samples.weight[rows]
     width = values.shape[1]
     if samples.combined:  # side by side while rows are sorted
         values = np.hstack([values, _flat_vectors(atoms, rows)])
     structure, site = structure_of_row[rows], own_sites[rows]
-    copies = resolved_copies(atoms, settings.symmetry_copies, samples.averages)
     if copies != 1 and atoms.frames is not None:
         values, targets, source, share = augmented(
             values,
@@ -314,11 +318,13 @@ def prepare_task(
             np.random.RandomState(operations_seed),
         )
         weight, structure, site = weight[source] * share, structure[source], site[source]
-    if settings.solver not in BATCHED_SOLVERS:  # which "auto" never is
+    if not streams and settings.solver not in BATCHED_SOLVERS:  # which "auto" never is
         values, targets, weight, site = merged(values, targets, weight, site)
         structure = np.zeros(len(values), dtype=np.intp)
-    values, flat = values[:, :width], values[:, width:]
-    vectors = flat.reshape(len(values), -1, 3) if samples.combined else None
+    vectors = None
+    if samples.combined:
+        values, flat = values[:, :width], values[:, width:]
+        vectors = flat.reshape(len(values), -1, 3)
     species = 0 if settings.networks == "shared" else int(atoms.species[ours][0])
     start = previous
     if start is None:
@@ -333,7 +339,7 @@ def prepare_task(
     actions = samples.actions(classes, start.inputs)
 
     def training_set(
-        values: FloatArray,
+        values: Any,
         targets: FloatArray,
         weight: FloatArray,
         structure: IntArray,
@@ -343,8 +349,15 @@ def prepare_task(
         basis = None
         if isinstance(start.targets, VectorTargets) and vectors is not None:
             basis = start.targets.basis(vectors, start.dtype)
+        inputs: Any
+        if isinstance(values, MappedRows):
+            inputs = values.scaled(
+                lambda block: start.inputs.apply(block, start.dtype), len(start.inputs.columns), start.dtype
+            )
+        else:
+            inputs = start.inputs.apply(values, start.dtype)
         return TrainingSet(
-            start.inputs.apply(values, start.dtype),
+            inputs,
             start.targets.apply(targets, start.dtype),
             weight / weight.sum(),
             structure,
@@ -357,7 +370,7 @@ def prepare_task(
     validation = None
     if len(held_out):
         validation = training_set(
-            atoms.values[held_out],
+            MappedRows(atoms.values, held_out) if streams else atoms.values[held_out],
             samples.targets[held_out],
             samples.weight[held_out],
             structure_of_row[held_out],
@@ -391,6 +404,12 @@ def prepare_task(
     return Task(members, start, train, validation, options, recorder)
 
 
+def _can_stream(samples: Samples, settings: Any, copies: int | str) -> bool:
+    """Whether rows can stay in their file: TensorFlow, copies and vectors need them in memory."""
+    in_numpy = settings.solver not in BATCHED_SOLVERS and settings.build_fn is None
+    return in_numpy and copies == 1 and not samples.combined
+
+
 def _flat_vectors(atoms: PerAtomArray, rows: IntArray) -> FloatArray:
     vectors = np.zeros((len(atoms.values), 0, 3)) if atoms.vectors is None else atoms.vectors
     flat: FloatArray = vectors[rows].reshape(len(rows), -1)
@@ -420,7 +439,7 @@ def _too_large(name: str, numbers: FloatArray, column: int, label: str) -> Value
 
 
 def _input_scaling(
-    samples: Samples, values: FloatArray, weight: FloatArray, site: IntArray, how: str | None
+    samples: Samples, values: Any, weight: FloatArray, site: IntArray, how: str | None
 ) -> ColumnScaling:
     frames = samples.atoms.frames
     if frames is None:
@@ -431,7 +450,7 @@ def _input_scaling(
     return fit_input_scaling(values, weight, how, LENGTH_RESOLUTION, vectors)
 
 
-def _seen_range(samples: Samples, values: FloatArray, site: IntArray) -> tuple[FloatArray, FloatArray]:
+def _seen_range(samples: Samples, values: Any, site: IntArray) -> tuple[FloatArray, FloatArray]:
     frames = samples.atoms.frames
     symmetry = None if frames is None else frames.symmetry
     vectors = None if symmetry is None else symmetry.vector_columns
@@ -468,4 +487,5 @@ def _new_network(
             stack = started(stack, outputs, np.average(targets, axis=0, weights=weight))
         return AtomNetwork(stack, inputs, outputs)
     seed = int(draw.randint(np.iinfo(np.int32).max))
+    limit_tensorflow_threads()
     return AtomNetwork(build_custom(settings.build_fn, n_inputs, n_outputs, species, seed), inputs, outputs)

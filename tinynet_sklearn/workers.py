@@ -15,8 +15,16 @@ from joblib import Parallel, delayed
 from threadpoolctl import threadpool_limits
 
 from tinynet_sklearn._validation import first_few, species_name
-from tinynet_sklearn.checkpoint import CheckpointFile, file_name, fingerprint
+from tinynet_sklearn.checkpoint import (
+    TORSO_AGE,
+    CheckpointFile,
+    file_name,
+    fingerprint,
+    remove_torsos,
+    shared_file,
+)
 from tinynet_sklearn.keras_loops import moments_of
+from tinynet_sklearn.mapped_rows import MappedRows
 from tinynet_sklearn.networks import DenseStack, with_arrays
 from tinynet_sklearn.recorder import Recorder
 from tinynet_sklearn.rows import network_keys
@@ -71,7 +79,7 @@ def train_tasks(tasks: list[Task], solver: str, n_jobs: int | None) -> list[tupl
     return trained
 
 
-def open_files(tasks: list[Task], solver: str, folder: Path, resume: bool) -> None:
+def open_files(tasks: list[Task], solver: str, folder: Path, resume: bool | str) -> None:
     """Give every recorder its checkpoint file and, to resume, what is in it.
 
     Parameters
@@ -82,8 +90,8 @@ def open_files(tasks: list[Task], solver: str, folder: Path, resume: bool) -> No
         Key of `SOLVERS`, or "auto".
     folder : Path
         Where the files are, one for each task; it is created.
-    resume : bool
-        Whether to go on from the files that are there, rather than to replace them.
+    resume : bool or "matching"
+        As for `open_file`.
 
     Raises
     ------
@@ -96,7 +104,9 @@ def open_files(tasks: list[Task], solver: str, folder: Path, resume: bool) -> No
         open_file(task.recorder, folder, _fingerprint(task, solver), task.options.max_iter, resume)
 
 
-def open_file(recorder: Recorder, folder: Path, prints: dict[str, str], max_iter: int, resume: bool) -> None:
+def open_file(
+    recorder: Recorder, folder: Path, prints: dict[str, str], max_iter: int, resume: bool | str
+) -> None:
     """Give one recorder its checkpoint file and, to resume, what is in it.
 
     Parameters
@@ -109,8 +119,9 @@ def open_file(recorder: Recorder, folder: Path, prints: dict[str, str], max_iter
         What decides the result (`checkpoint.fingerprint`).
     max_iter : int
         Iterations that are wanted.
-    resume : bool
-        Whether to go on from the file if it is there, rather than to replace it.
+    resume : bool or "matching"
+        Whether to go on from the file if it is there, rather than to replace it. "matching": from the file
+        that was made of the same data and settings, if there is one (`checkpoint.shared_file`).
 
     Raises
     ------
@@ -118,14 +129,18 @@ def open_file(recorder: Recorder, folder: Path, prints: dict[str, str], max_iter
         If `folder` is a file.
     ValueError
         If the file is damaged, belongs to other data or settings, or holds more iterations than are wanted.
+        Never with "matching".
     """
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"checkpoint must be a folder; '{folder}' is a file. Name another place.")
     folder.mkdir(parents=True, exist_ok=True)
-    recorder.file = CheckpointFile(folder / file_name(recorder.label), prints)
-    for torso in folder.glob(f".{recorder.file.path.name}.*.tmp"):  # of a process killed while writing
-        torso.unlink(missing_ok=True)
-    arrays = recorder.file.read() if resume else None
+    if resume == "matching":
+        recorder.file, arrays = shared_file(folder, recorder.label, prints, max_iter)
+        remove_torsos(recorder.file.path, TORSO_AGE)
+    else:
+        recorder.file = CheckpointFile(folder / file_name(recorder.label), prints)
+        remove_torsos(recorder.file.path)
+        arrays = recorder.file.read() if resume else None
     if arrays is None:
         return
     recorder.restore(arrays)
@@ -146,8 +161,8 @@ def check_checkpoint(settings: Any) -> None:
     """
     if settings.resume and settings.checkpoint is None:
         raise ValueError(
-            "resume=True continues from the files in the folder checkpoint; got checkpoint=None. Name "
-            "the folder, or set resume=False."
+            f"resume={settings.resume!r} continues from the files in the folder checkpoint; got "
+            "checkpoint=None. Name the folder, or set resume=False."
         )
     if settings.checkpoint is not None and not isinstance(settings.random_state, Integral):
         raise ValueError(
@@ -276,7 +291,7 @@ def _fingerprint(task: Task, solver: str) -> dict[str, str]:
         parts["max_iter"] = options.max_iter
     parts |= {
         "random_state": np.array(options.seed),
-        "X or scaler": [train.rows, train.structure, train.site],
+        "X or scaler": [_rows_or_digest(train.rows), train.structure, train.site],
         "y or target_scaler": [train.targets, *_link_arrays(train.link)],
         **({} if train.basis is None else {"vectors of X": [train.basis]}),
         "sample_weight": [train.weight],
@@ -289,8 +304,17 @@ def _fingerprint(task: Task, solver: str) -> dict[str, str]:
     }
     if task.validation is not None:
         held_out = task.validation
-        parts["validation structures"] = [held_out.rows, held_out.targets, held_out.weight, held_out.site]
+        parts["validation structures"] = [
+            _rows_or_digest(held_out.rows),
+            held_out.targets,
+            held_out.weight,
+            held_out.site,
+        ]
     return fingerprint(parts)
+
+
+def _rows_or_digest(rows: Any) -> Any:
+    return rows.digest() if isinstance(rows, MappedRows) else rows
 
 
 def _link_arrays(link: OutputLink | None) -> list[Any]:

@@ -78,7 +78,7 @@ def test_the_mean_of_a_hot_trajectory_still_shows_the_lattice():
 
 
 def failing(*arguments, **options):
-    raise spglib.SpglibError("too close distance between atoms")
+    raise getattr(spglib, "SpglibError", RuntimeError)("too close distance between atoms")
 
 
 @pytest.mark.parametrize("answer", [failing, lambda *a, **k: None], ids=["raises", "returns None"])

@@ -18,6 +18,7 @@ FLOORS = [
     [
         "_version",
         "_validation",
+        "run_lock",
         "_kernels",
         "_moment_kernels",
         "_force_kernels",
@@ -150,7 +151,6 @@ FLOORS = [
     ],
     [
         "run_settings",
-        "run_lock",
         "integrators",
         "run_files",
         "run_results",

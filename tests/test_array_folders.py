@@ -1,7 +1,10 @@
 """Features in folders: written in batches, cut off, continued, mapped, and learned from block by block."""
 
+import copy
 import json
+import os
 import re
+import socket
 import warnings
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
 
+import tinynet_sklearn.array_folders as array_folders
 import tinynet_sklearn.training as training
 from tinynet_sklearn import (
     BPNNRegressor,
@@ -20,7 +24,9 @@ from tinynet_sklearn import (
     load_moo3,
 )
 from tinynet_sklearn.array_folders import open_per_atom, transform_to_folder
+from tinynet_sklearn.function_features import FunctionFeaturizer
 from tinynet_sklearn.mapped_rows import MappedRows, is_mapped
+from tinynet_sklearn.run_lock import FolderLock
 
 
 @pytest.fixture(scope="module")
@@ -66,23 +72,24 @@ def test_vectors_and_single_precision(data, tmp_path):
     assert_same(mapped, single.transform(data.structures))
 
 
-class DiesAfter:
-    """A featurizer of a process that is killed."""
+def dies_after(embed, calls):
+    """A featurizer of a process that is killed, with a list of the calls before."""
+    mortal, done = copy.copy(embed), []
 
-    def __init__(self, embed, calls):
-        self.embed, self.calls = embed, calls
-
-    def transform(self, X):
-        if not self.calls:
+    def transform(X):
+        if len(done) == calls:
             raise KeyboardInterrupt
-        self.calls -= 1
-        return self.embed.transform(X)
+        done.append(len(X))
+        return embed.transform(X)
+
+    mortal.transform = transform
+    return mortal, done
 
 
 @pytest.mark.parametrize("rest", [b"", b"half of a batch"])
 def test_what_was_cut_off_goes_on(rest, data, embed, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        transform_to_folder(tmp_path, DiesAfter(embed, 3), data.structures, 20)
+        transform_to_folder(tmp_path, dies_after(embed, 3)[0], data.structures, 20)
     message = (
         f"path must lead to complete features; '{tmp_path}' holds those of 60 structures so far. Call "
         "transform_to_folder again, with the same arguments, to go on."
@@ -91,31 +98,187 @@ def test_what_was_cut_off_goes_on(rest, data, embed, tmp_path):
         open_per_atom(tmp_path)
     with (tmp_path / "per_atom.values.npy").open("ab") as file:
         file.write(rest)
-    counting = DiesAfter(embed, 4)  # the first and the last batch, and the two that are missing
+    counting, done = dies_after(embed, 9)
     assert_same(
         transform_to_folder(tmp_path, counting, data.structures, 20), embed.transform(data.structures)
     )
-    assert counting.calls == 0
+    assert done == [20, 20, 20, 1]  # the first and the last batch, and the two that are missing
     assert_same(transform_to_folder(tmp_path, embed, data.structures, 20), embed.transform(data.structures))
+
+
+def others(folder, which):
+    message = (
+        "path must lead to an empty folder, or to features of these structures by this featurizer; "
+        f"'{folder}' holds others, {which}. Name another folder, or remove this one."
+    )
+    return pytest.raises(ValueError, match=f"^{re.escape(message)}$")
 
 
 def test_a_folder_of_others_is_refused(data, embed, tmp_path):
     transform_to_folder(tmp_path, embed, data.structures[:40], 20)
-    message = (
-        "path must lead to an empty folder, or to features of these structures by this featurizer; "
-        f"'{tmp_path}' holds others. Name another folder, or remove this one."
-    )
     other = CycleMomentFeaturizer(n=2, N=1, bonds=data.bonds).fit(data.structures[:3])
-    for featurizer, structures in [
-        (embed, data.structures[1:41]),
-        (embed, data.structures[:30]),
-        (embed, data.structures[:20]),
-        (other, data.structures[:40]),
-        (CycleMomentFeaturizer(n=2, N=0, bonds=data.bonds).fit(data.structures), data.structures[:40]),
+    less = CycleMomentFeaturizer(n=2, N=0, bonds=data.bonds).fit(data.structures)
+    makes_others = "of which the featurizer makes others now"
+    for featurizer, structures, which in [
+        (embed, data.structures[1:41], makes_others),
+        (embed, data.structures[:30], "of 40 structures"),
+        (embed, data.structures[:20], "of 40 structures"),
+        (other, data.structures[:40], makes_others),
+        (less, data.structures[:40], "with another N"),
     ]:
-        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        with others(tmp_path, which):
             transform_to_folder(tmp_path, featurizer, structures, 20)
     assert len(transform_to_folder(tmp_path, embed, data.structures[:60], 20)) == 60  # more of the same
+
+
+@pytest.mark.parametrize("field", ["numbers", "positions", "cell", "pbc"])
+def test_a_run_goes_on_with_the_same_structures_only(field, data, embed, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        transform_to_folder(tmp_path, dies_after(embed, 3)[0], data.structures, 10)
+    changed = [atoms.copy() for atoms in data.structures]
+    atoms = changed[14]  # in a batch that is not computed again
+    if field == "cell":
+        atoms.cell[0, 0] += 1e-9
+    else:
+        array = getattr(atoms, field)
+        array[0] = not array[0] if field == "pbc" else array[0] + 1
+        setattr(atoms, field, array)
+    with others(tmp_path, "of other structures"):
+        transform_to_folder(tmp_path, embed, changed, 10)
+    transform_to_folder(tmp_path, embed, [atoms.copy() for atoms in data.structures], 10)
+
+
+def test_a_run_goes_on_with_the_same_featurizer_only(data, embed, tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        transform_to_folder(tmp_path, dies_after(embed, 1)[0], data.structures, 20)
+    for name, value in {"n": 4, "bonds": {("Mo", "O"): 2.0}, "N": 0}.items():
+        changed = copy.copy(embed)
+        setattr(changed, name, value)
+        with others(tmp_path, f"with another {name}"):
+            transform_to_folder(tmp_path, changed, data.structures, 20)
+    with monkeypatch.context() as patch, others(tmp_path, "with another version of tinynet_sklearn"):
+        patch.setattr(array_folders, "__version__", "0.0.1")
+        transform_to_folder(tmp_path, embed, data.structures, 20)
+    parallel = copy.copy(embed)
+    parallel.n_jobs = 1
+    transform_to_folder(tmp_path, parallel, data.structures, 20)
+
+
+def test_functions_are_parameters_too(data, tmp_path):
+    embed = FunctionFeaturizer(lambda atoms: atoms.positions).fit(data.structures)
+    transform_to_folder(tmp_path, embed, data.structures[:4], 2)
+    transform_to_folder(tmp_path, embed, data.structures[:4], 2)
+    embed.function = heights
+    with others(tmp_path, "with another function"):
+        transform_to_folder(tmp_path, embed, data.structures[:4], 2)
+
+
+def test_invariance_is_kept(data, tmp_path):
+    embed = FunctionFeaturizer(heights, invariant=True).fit(data.structures)
+    assert transform_to_folder(tmp_path, embed, data.structures[:4], 2).invariant
+    header = tmp_path / "per_atom.json"
+    content = json.loads(header.read_text())
+    del content["invariant"]
+    header.write_text(json.dumps(content))
+    assert not open_per_atom(tmp_path).invariant
+
+    class Changes:
+        calls = 0
+
+        def transform(self, X):
+            self.calls += 1
+            one = np.ones(len(X), dtype=int)
+            offsets = np.arange(len(X) + 1)
+            return PerAtomArray(np.zeros((len(X), 1)), offsets, one, invariant=self.calls == 1)
+
+    with pytest.raises(ValueError, match=r"^featurizer must give equal columns, .*; from structure 2 on "):
+        transform_to_folder(tmp_path / "changes", Changes(), range(4), 2)
+
+
+def heights(atoms):
+    return atoms.positions[:, 2]
+
+
+def test_symmetry_of_a_run_before_is_not_read(data, embed, tmp_path):
+    transform_to_folder(tmp_path, embed, data.structures[:4], 2)
+    header = tmp_path / "per_atom.json"
+    header.write_text(json.dumps(json.loads(header.read_text()) | {"symmetry": False}))
+    assert open_per_atom(tmp_path).frames.symmetry is None
+
+
+# ---- One process at a time ---------------------------------------------------------------------------------
+
+
+def test_a_folder_is_for_one_run_at_a_time(data, embed, tmp_path):
+    messages = []
+
+    class Second:
+        def transform(self, X):
+            with pytest.raises(ValueError, match="at a time") as error:
+                transform_to_folder(tmp_path, embed, data.structures, 20)
+            messages.append(str(error.value))
+            return embed.transform(X)
+
+    transform_to_folder(tmp_path, Second(), data.structures[:40], 20)
+    assert messages == 2 * [
+        f"path must belong to one run at a time; '{tmp_path}' is in use by process {os.getpid()} on "
+        f"{socket.gethostname()}. Wait for its end or name another folder; if there is no such process, "
+        f"remove '{tmp_path / '.lock'}'."
+    ]
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_where_there_are_no_locks_the_slower_run_ends(data, embed, tmp_path, monkeypatch):
+    monkeypatch.setattr(FolderLock, "take", lambda self: None)
+
+    slower, calls = copy.copy(embed), []
+
+    def transform(X):
+        calls.append(1)
+        if len(calls) == 2:
+            transform_to_folder(tmp_path, embed, data.structures, 20)
+        return embed.transform(X)
+
+    slower.transform = transform
+    message = (
+        f"path must belong to one run at a time; another has written to '{tmp_path}'. Call "
+        "transform_to_folder again when it has ended."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        transform_to_folder(tmp_path, slower, data.structures[:60], 20)
+
+
+@pytest.mark.parametrize("name", ["values", "counts", "rotations"])
+@pytest.mark.parametrize("how", ["cut", "gone", "other"])
+def test_files_with_less_than_was_written_are_refused(how, name, data, embed, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        transform_to_folder(tmp_path, dies_after(embed, 2)[0], data.structures, 20)
+    path = tmp_path / f"per_atom.{name}.npy"
+    content = path.read_bytes()
+    if how == "gone":
+        path.unlink()
+    elif how == "cut":
+        path.write_bytes(content[:-8])
+    else:
+        np.save(path, np.zeros((10_000, 2)))
+    message = (
+        f"path must lead to features whose files are whole; '{path}' is missing, cut off, or another's. "
+        "Remove the folder and write it again."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        transform_to_folder(tmp_path, embed, data.structures, 20)
+
+
+@pytest.mark.parametrize("how", ["cut", "gone"])
+def test_no_zeros_are_put_where_rows_are_missing(how, tmp_path):
+    path = tmp_path / "rows.npy"
+    array_folders._append_rows(path, 0, np.ones((4, 2)))
+    if how == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match="whole"):
+        array_folders._append_rows(path, 4, np.ones((1, 2)))
 
 
 def test_batches_must_be_alike(data, embed, tmp_path):

@@ -282,7 +282,7 @@ def test_inspect_with_a_cutoff_in_picometres(tmp_path):
     result = run("inspect", path, "--bonds", "310")
     assert result.exit_code == 1
     assert result.stdout == ""
-    assert result.stderr.lstrip("\n") == (  # rich 14 leaves an empty line where the spinner was
+    assert result.stderr == (
         "error: a cutoff of 310 Angstrom would give about 1.1e+07 neighbours of each atom, 4.2e+07 pairs in "
         "all; up to 100,000 and 50,000,000 are allowed. Is it in picometres? Cutoffs are in Angstrom.\n"
     )

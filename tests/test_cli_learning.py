@@ -10,6 +10,7 @@ import shutil
 import signal
 import threading
 import tomllib
+from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -18,12 +19,25 @@ import pytest
 from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
 from test_docs import ROOT, code_blocks
 from typer.testing import CliRunner
 
-from tinynet_sklearn import load_model
+from tinynet_sklearn import (
+    BPNNRegressor,
+    CommitteeRegressor,
+    CycleMomentFeaturizer,
+    learning_grids,
+    load_model,
+    save_model,
+)
 from tinynet_sklearn.cli import app
 from tinynet_sklearn.cli_config import toml_text
+from tinynet_sklearn.cli_options import in_options
+from tinynet_sklearn.learning_data import hold_out
+from tinynet_sklearn.learning_settings import FitSettings, SettingsError
+from tinynet_sklearn.per_atom_regressor import PerAtomRegressor
 
 QUICK = ("--split", "random", "--max-iter", 5, "--hidden", 4)
 
@@ -66,7 +80,7 @@ def test_fit_tells_what_it_decided_and_writes_the_model(frames):
     assert "81 structures of O, Mo in 1 file held out: structures drawn at random" in text
     assert "65 to learn from, 16 held out" in text
     assert "--bonds Mo-O=2.7, from the distances in the training structures" in text
-    assert "--topology frozen: all structures share one bond graph" in text
+    assert "--topology frozen: all structures to learn from share one bond graph" in text
     assert "forces all 768" in text
     assert sorted(path.name for path in frames.parent.iterdir()) == [
         "frames.extxyz", "l.pdf", "model.tinynet", "p.png",
@@ -97,6 +111,25 @@ def test_a_run_is_repeated_from_its_settings():
 
 
 @pytest.mark.usefixtures("frames")
+def test_the_command_line_overrules_what_a_file_says():
+    Path("run.toml").write_text(
+        'data = ["frames.extxyz"]\ntopology = "frozen"\nbonds = "Mo-O=2.7"\nn = 2\nN = 1\npaths = "all"\n'
+        'split = "random"\n"max-iter" = 2\nhidden = "2"\n'
+    )
+    smooth = run("fit", "--config", "run.toml", "--topology", "smooth", "--json")
+    assert smooth.exit_code == 0, smooth.output
+    settings = json.loads(smooth.stdout)["settings"]
+    assert (settings["topology"], settings["n"], "bonds" in settings) == ("smooth", 2, False)
+    write("test.extxyz", read("frames.extxyz", ":8"))
+    held_out = run("fit", "--config", "run.toml", "--test", "test.extxyz", "--json", "--force")
+    assert held_out.exit_code == 0, held_out.output
+    assert json.loads(held_out.stdout)["split"]["method"] == "file"
+    both = run("fit", "--config", "run.toml", "--topology", "smooth", "-N", 1, "--force")
+    assert both.exit_code == 2
+    assert both.stderr.startswith("error: -N is of bond graphs; got it with --topology smooth")
+
+
+@pytest.mark.usefixtures("frames")
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -123,9 +156,13 @@ def test_toml_text_is_read_as_it_was():
     ("arguments", "message"),
     [
         (("--bonds", "x"), "--bonds must be a cutoff (3.1), 'natural', or cutoffs by pair (Ba-O=3.6,Ti-O=2.7), got 'x'."),
+        (("--bonds", "O-Q=1.4"), "--bonds: 'Q' is not a chemical symbol; use names such as 'Ba' or 'O'."),
         (("--hidden", "16,32"), "--hidden must be the units of the hidden layers (16x32), or 0 for a linear model; got '16,32'."),
         (("--width", 0.2), "--width is for --target ldos; got it with --target forces. Leave it out."),
-        (("--topology", "smooth", "-N", 1), "-N is of bond graphs; got it with --topology smooth, which bonds all within --cutoff. Leave it out."),
+        (("--topology", "smooth", "-N", 1), "-N is of bond graphs; got it with --topology smooth, and smooth sums bond all within the cutoff. Leave it out."),
+        (("--cutoff", 4, "--paths", "all"), "--paths is of bond graphs; got it with --cutoff, and smooth sums bond all within the cutoff. Leave it out."),
+        (("--cutoff", 4, "-n", 6), "-n must be 2, 3 or 4 with --cutoff; got 6."),
+        (("--test", "frames.extxyz"), "--test must leave structures to learn from; all 81 of DATA are in it, too (frames.extxyz, frame 0 for one). Name other files, or use --split to hold out a part."),
         (("--test-fraction", 1.5), "--test-fraction must be at least 0 and below 1; got 1.5. 0.2 holds out one structure in five."),
         (("--split", "groups"), "--split groups holds out whole files and runs, and there is one. Use --split blocks for the end of a trajectory, or --split random for independent structures."),
         (("--split", "file"), "--split file needs the file of the held-out structures; name it with --test."),
@@ -147,6 +184,42 @@ def test_files_are_not_replaced_without_force(frames):
     assert run("fit", "frames.extxyz", *QUICK, "--force").exit_code == 0
 
 
+@pytest.mark.usefixtures("frames")
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("fit", "frames.extxyz", "--output", "frames.extxyz"), "frames.extxyz is read; name another file."),
+        (("fit", "frames.extxyz", "--output", "a.png", "--plot", "a.png"), "a.png is the file of --output; name another file."),
+        (("grid", "frames.extxyz", "--grid", "n=2", "--output", "./frames.extxyz"), "frames.extxyz is read; name another file."),
+        (("predict", "moo3", "frames.extxyz", "--output", "frames.extxyz"), "frames.extxyz is read; name another file."),
+        (("evaluate", "a.png", "frames.extxyz", "--plot", "a.png"), "a.png is read; name another file."),
+    ],
+)  # fmt: skip
+def test_what_is_read_is_never_replaced(frames, command, message):
+    before = frames.read_bytes()
+    result = run(*command, "--force")
+    assert result.exit_code == 2
+    assert message in words(result.stderr)
+    assert frames.read_bytes() == before
+    assert os.listdir() == ["frames.extxyz"]
+
+
+def test_groups_held_out_come_near_the_fraction():
+    settings = FitSettings(("x",))
+    for sizes, wanted in (([40, 1], 1), ([10] * 6, 10), ([1, 1], 1)):
+        groups = np.repeat(np.arange(len(sizes)), sizes)
+        for seed in range(3):
+            split = hold_out(replace(settings, seed=seed, split="groups"), groups, len(groups))
+            assert len(split.test) == wanted
+    most = hold_out(FitSettings(("x",), split="groups", test_fraction=0.9), np.arange(3), 3)
+    assert len(most.train) == 1
+
+
+def test_options_in_messages_of_densities_of_states():
+    assert in_options("Pass energies= and width=, the rest") == "Pass --energies and --width, the rest"
+    assert in_options("Pass zero='vbm' here") == "Pass --zero 'vbm' here"
+
+
 @pytest.mark.usefixtures("molecules")
 def test_messages_name_file_frame_and_options():
     result = run("fit", "molecules.extxyz", "--topology", "frozen", "--bonds", "natural")
@@ -163,9 +236,76 @@ def test_structures_without_a_common_graph_get_smooth_sums():
     assert result.exit_code == 0, result.output
     card = json.loads(result.stdout)
     assert card["settings"]["topology"] == "smooth"
-    assert card["training"]["remarks"][0] == (
-        "--topology smooth: 8 of 12 structures do not share one bond graph (molecules.extxyz, frame 1 for one)"
+    assert re.fullmatch(
+        r"--topology smooth: \d of 10 structures to learn from do not share one bond graph "
+        r"\(molecules\.extxyz, frame \d for one\)",
+        card["training"]["remarks"][0],
     )
+
+
+@pytest.mark.usefixtures("molecules")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("-N", 1), "-N is of bond graphs, but {why}. Leave it out, which takes --topology smooth, or take --topology each."),
+        (("--bonds", "natural"), "--bonds is of bond graphs, but {why}. Leave it out, which takes --topology smooth, or take --topology each."),
+        (("-n", 6), "-n must be 2, 3 or 4 where {why}, which takes --topology smooth; got 6. Take one of these, or --topology each."),
+    ],
+)  # fmt: skip
+def test_options_that_smooth_sums_do_not_have_are_not_dropped(arguments, message):
+    why = "6 of 10 structures to learn from do not share one bond graph (molecules.extxyz, frame 1 for one)"
+    result = run("fit", "molecules.extxyz", *arguments)
+    assert result.exit_code == 2
+    assert result.stderr == f"error: {message.format(why=why)}\n"
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_structures_of_the_test_are_not_learned_from(frames, copied):
+    folder = frames.parent / "runs"
+    folder.mkdir()
+    found = read(frames, ":")
+    write(folder / "a.extxyz", found[:40])
+    write(folder / "b.extxyz", found[40:])
+    test = shutil.copy(folder / "b.extxyz", "copy.extxyz") if copied else "runs/b.extxyz"
+    result = run("fit", "runs", "--test", test, *QUICK[2:], "--json")
+    assert result.exit_code == 0, result.output
+    card = json.loads(result.stdout)
+    assert (card["split"]["train"], card["split"]["test"], card["data"]["structures"]) == (40, 41, 81)
+    assert card["data"]["left_out"] == [
+        "41 of 81 structures to learn from, which --test holds out (runs/b.extxyz, frame 0 for one)"
+    ]
+
+
+def test_held_out_structures_do_not_decide_the_topology(frames):
+    found = read(frames, ":20")
+    for atoms in found[-2:]:  # of the four held out
+        oxygen = int(np.flatnonzero(atoms.numbers == 8)[0])
+        atoms.positions[oxygen] += 4.0
+    write("broken.extxyz", found)
+    result = run("fit", "broken.extxyz", *QUICK[2:])
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "error: 2 of 4 held-out structures do not share the bond graph of those to learn from (broken.extxyz, "
+        "frame 18 for one), which --topology frozen needs. Take --topology smooth or --topology each, or leave "
+        "them out with --skip-problems.\n"
+    )
+    result = run("fit", "broken.extxyz", *QUICK[2:], "--skip-problems", "--json")
+    assert result.exit_code == 0, result.output
+    card = json.loads(result.stdout)
+    assert (card["settings"]["topology"], card["split"]["test"]) == ("frozen", 2)
+    assert card["data"]["left_out"] == [
+        "2 of 4 held-out structures, which do not share the bond graph of those to learn from "
+        "(broken.extxyz, frame 18 for one): the model refuses their like"
+    ]
+
+
+def test_predictions_that_are_worth_nothing_are_remarked_on(molecules):
+    for atoms in molecules[-2:]:  # against what is learned
+        atoms.calc.results["forces"] *= -0.01
+    write("molecules.extxyz", molecules)
+    result = run("fit", "molecules.extxyz", *QUICK[2:], "--json")
+    remark = json.loads(result.stdout)["training"]["remarks"][-1]
+    assert remark.startswith("held-out forces are predicted no better than by the trivial guess: RMSE ")
 
 
 @pytest.mark.usefixtures("frames")
@@ -221,6 +361,165 @@ def test_wrong_grids(text, message):
     result = run("grid", "frames.extxyz", "--grid", text)
     assert result.exit_code == 2
     assert result.stderr == f"error: {message}\n"
+
+
+@pytest.mark.usefixtures("molecules")
+def test_candidates_of_a_grid_that_are_no_others():
+    result = run(
+        "grid",
+        "molecules.extxyz",
+        *QUICK,
+        "--grid",
+        "n=4,6",
+        "--grid",
+        "topology=auto,smooth",
+        "--folds",
+        2,
+        "--json",
+    )
+    assert result.exit_code == 0, result.output
+    rows = [(row["n"], row["topology"], row["problem"]) for row in json.loads(result.stdout)["candidates"]]
+    assert rows[0] == (4, "auto", "")
+    problems = {(n, topology): problem for n, topology, problem in rows[1:]}
+    assert problems[4, "smooth"] == "comes to the same as n=4, topology=auto"
+    assert problems[6, "smooth"] == "-n must be 2, 3 or 4 with --topology smooth; got 6."
+    assert problems[6, "auto"].endswith(
+        "which takes --topology smooth; got 6. Take one of these, or --topology each."
+    )
+
+
+@pytest.mark.usefixtures("frames")
+def test_quantities_that_some_folds_lack():
+    found = read("frames.extxyz", ":24")
+    for k, atoms in enumerate(found):
+        stress = {"stress": np.full(6, 0.01 * k)} if k < 12 else {}
+        atoms.calc = SinglePointCalculator(atoms, forces=atoms.get_forces(), energy=float(k), **stress)
+    write("frames.extxyz", found)
+    result = run(
+        "grid",
+        "frames.extxyz",
+        "--target",
+        "potential",
+        *QUICK[2:],
+        "--test-fraction",
+        0,
+        "--folds",
+        4,
+        "--grid",
+        "n=2",
+        "--json",
+    )
+    assert result.exit_code == 0, result.output
+    row = json.loads(result.stdout)["candidates"][0]
+    assert row["problem"] == ""
+    assert all(np.isfinite(row[f"{name}_rmse"]) for name in ("forces", "energy", "stress"))
+
+
+def outcome(rmse):
+    return [({"forces": rmse} if rmse is not None else {}, 3, 0.1)]
+
+
+def test_rows_of_a_grid_without_errors_are_last():
+    settings = FitSettings(("x",))
+    none = learning_grids._row({"n": 1}, settings, outcome(None))
+    nan = learning_grids._row({"n": 2}, settings, outcome(np.nan))
+    assert (none.problem, nan.problem) == (
+        "no fold has anything to compare with", "its errors are no finite numbers",
+    )  # fmt: skip
+    good = [learning_grids._row({"n": n}, settings, outcome(rmse)) for n, rmse in ((3, 0.5), (4, 0.1))]
+    unknown = replace(nan, problem="")
+    rows = learning_grids.grid_rows([none, unknown, *good])
+    assert [row.values["n"] for row in rows] == [4, 3, 2, 1]
+
+
+def test_folds_of_short_files_are_whole_files():
+    short = np.repeat(np.arange(9), 1)
+    settings = FitSettings(("x",))
+    for method in ("file", "none", "groups"):
+        folds = learning_grids.folds_of(settings, short, 3, method)
+        assert [(len(train), len(test)) for train, test in folds] == [(6, 3)] * 3
+    with pytest.raises(SettingsError) as error:
+        learning_grids.folds_of(settings, np.repeat(np.arange(3), 4), 5, "blocks")
+    assert str(error.value) == (
+        "--folds 5 needs files with so many structures to learn from, of which --split blocks makes blocks of "
+        "time; these make 4. Ask for fewer folds, or use --split groups or random."
+    )
+
+
+@pytest.mark.usefixtures("frames")
+def test_features_of_another_version_are_not_used(monkeypatch):
+    command = (
+        "grid",
+        "frames.extxyz",
+        *QUICK,
+        "--folds",
+        2,
+        "--grid",
+        "n=2",
+        "--memory",
+        "memory",
+        "--force",
+    )
+    found = []
+    for version in ("1", "1", "2"):
+        monkeypatch.setattr(learning_grids, "__version__", version)
+        assert run(*command).exit_code == 0
+        found.append(len(list(Path("memory").rglob("output.pkl"))))
+    assert found == [2, 2, 4]
+
+
+@pytest.mark.usefixtures("frames")
+def test_an_interrupted_grid_ends():
+    timer = threading.Timer(4.0, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    result = run(
+        "grid", "frames.extxyz", "--hidden", "64x64x64", "--max-iter", 100_000, "--alpha", 0, "--folds", 2,
+        "--grid", "n=2",
+    )  # fmt: skip
+    timer.cancel()
+    assert result.exit_code == 130, result.output
+    assert result.stderr == "error: interrupted; nothing was written.\n"
+    assert os.listdir() == ["frames.extxyz"]
+
+
+@pytest.mark.parametrize(
+    "regressor",
+    [
+        PerAtomRegressor(Ridge()),
+        PerAtomRegressor(Ridge(), per_species=True),
+        CommitteeRegressor(BPNNRegressor((2,), max_iter=2), n_estimators=2),
+    ],
+    ids=["rows", "per_species", "committee"],
+)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_other_regressors_are_evaluated(frames, regressor):
+    structures = read(frames, ":12")
+    model = make_pipeline(CycleMomentFeaturizer(bonds={"Mo-O": 2.8}, n=2, N=1), regressor)
+    save_model(model.fit(structures, [atoms.get_forces() for atoms in structures]), "own.tinynet")
+    result = run("evaluate", "own.tinynet", "frames.extxyz", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["target"] == "forces"
+
+
+@pytest.mark.usefixtures("frames")
+def test_predictions_for_other_atoms_are_refused_with_advice():
+    assert run("fit", "frames.extxyz", *QUICK).exit_code == 0
+    write("large.extxyz", read("frames.extxyz", "0") * (2, 1, 1))
+    result = run("predict", "model.tinynet", "large.extxyz", "--output", "out.extxyz")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[1] == (
+        "  large.extxyz, frame 0: it has 32 atoms, the reference 16; the model takes the atoms that it was "
+        "fitted on, in their order and with their bonds. For others fit with --topology each or --topology "
+        "smooth; TinyNetCalculator takes supercells."
+    )
+
+
+@pytest.mark.usefixtures("frames")
+def test_files_without_densities_of_states_are_refused_without_python():
+    result = run("fit", "frames.extxyz", "--target", "ldos", "--energies=-2:2:9", "--width", 0.1)
+    assert result.exit_code == 1
+    assert "format=" not in result.stderr
+    assert result.stderr.rstrip().endswith("Rename it.")
 
 
 @pytest.mark.usefixtures("frames")

@@ -214,6 +214,11 @@ def test_from_the_results_of_a_search():
     assert display.pick_params_ == {"embed__n": 4, "embed__N": 2, "net__alpha": 1e-3}
 
 
+def test_a_single_candidate_has_a_name():
+    one = {name: column[:1] for name, column in RESULTS.items()}
+    assert AccuracyCostDisplay.from_search(one).pick_ == "L2(1), alpha=1e-05"
+
+
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_from_a_search_over_structures():
     data = load_moo3()

@@ -131,6 +131,22 @@ def test_a_file_that_is_named_twice_is_read_once(tmp_path):
     assert len(read_dataset([tmp_path / "a.extxyz", tmp_path, tmp_path / "*.extxyz"])) == 3
 
 
+def test_a_file_with_several_paths_is_read_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("a.extxyz", frames())
+    Path("link.extxyz").symlink_to("a.extxyz")
+    data = read_dataset(["a.extxyz", tmp_path / "a.extxyz", "link.extxyz", "."])
+    assert (len(data), data.groups.tolist()) == (3, [0, 0, 0])
+
+
+def test_densities_of_states_with_several_paths_are_read_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    siesta_run(tmp_path / "one")
+    siesta_run(tmp_path / "two", shift=0.3)
+    data = read_dataset(["one", tmp_path, "two"], "ldos", energies=np.linspace(-6, 3, 91), zero="fermi")
+    assert (len(data), data.groups.tolist(), len(data.y)) == (2, [0, 1], 2)
+
+
 def test_links_in_a_circle_end(tmp_path):
     write(tmp_path / "a.extxyz", frames())
     (tmp_path / "inside").mkdir()

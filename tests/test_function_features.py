@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule
+from ase.calculators.singlepoint import SinglePointCalculator
 from crystals import methanol, perovskite, rattled, rocksalt
 from joblib import parallel_config
 from numpy.testing import assert_array_equal
@@ -95,6 +96,73 @@ def test_functions_get_what_they_ask_for():
     FunctionFeaturizer(kind, structures="pymatgen").fit([molecule("H2O")])
     FunctionFeaturizer(kind, structures="pymatgen").fit([rocksalt()])
     assert seen == [Atoms, Molecule, Structure]
+
+
+def test_functions_see_all_that_structures_carry():
+    atoms = rattled(perovskite(), 0)
+    atoms.set_initial_charges(np.arange(5.0))
+    atoms.set_initial_magnetic_moments(np.arange(5.0) + 1)
+    atoms.set_tags([3, 1, 4, 1, 5])
+    atoms.info["pressure"] = 7.0
+    atoms.arrays["hirshfeld"] = np.arange(5.0) + 2
+    atoms.calc = SinglePointCalculator(atoms, energy=0.0)
+
+    def carried(given):
+        rows = [
+            given.get_initial_charges(),
+            given.get_initial_magnetic_moments(),
+            given.get_tags(),
+            np.full(5, given.info["pressure"]),
+            given.arrays["hirshfeld"],
+        ]
+        given.positions += 1.0  # of a copy
+        return np.stack(rows, axis=1)
+
+    before = atoms.positions.copy()
+    features = FunctionFeaturizer(carried).fit(iter([atoms])).transform(iter([atoms]))
+    assert_array_equal(
+        features.values.T,
+        [[0, 1, 2, 3, 4], [1, 2, 3, 4, 5], [3, 1, 4, 1, 5], [7] * 5, [2, 3, 4, 5, 6]],
+    )
+    assert_array_equal(atoms.positions, before)
+    assert atoms.calc is not None
+
+    crystal = Structure(np.eye(3) * 4.0, ["Na", "Cl"], [[0, 0, 0], [0.5] * 3])
+    crystal.add_site_property("charge", [1.0, -1.0])
+    featurizer = FunctionFeaturizer(lambda given: given.site_properties["charge"], structures="pymatgen")
+    assert_array_equal(featurizer.fit_transform([crystal]).values, [[1.0], [-1.0]])
+
+
+def row(atoms, index):
+    return heights(atoms)[index]
+
+
+def fails_beyond_water(atoms):
+    if 17 in atoms.numbers:
+        raise KeyError("no radius of Cl")
+    return heights(atoms)
+
+
+def row_of_water(atoms, index):
+    return fails_beyond_water(atoms)[index]
+
+
+@pytest.mark.parametrize(("per", "place"), [("structure", "structure 1"), ("site", "structure 1, atom 0")])
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_errors_of_functions_have_a_place(n_jobs, per, place, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 1)
+    structures = [molecule("H2O"), rocksalt()]
+    featurizer = FunctionFeaturizer(heights if per == "structure" else row, per=per).fit(structures)
+    function = fails_beyond_water if per == "structure" else row_of_water
+    featurizer.set_params(function=function, n_jobs=n_jobs)
+    with pytest.raises(ValueError, match="function must") as error:
+        featurizer.transform(structures)
+    assert message(error) == (
+        f"function must describe every structure; {function.__name__} raised KeyError for {place}: "
+        "'no radius of Cl'. Leave it out, or make the function cope with it."
+    )
+    cause = error.value.__cause__  # from another process it comes as text
+    assert type(cause) is KeyError or "KeyError: 'no radius of Cl'" in str(cause)
 
 
 def test_objects_come_as_bound_methods():

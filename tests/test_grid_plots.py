@@ -108,6 +108,11 @@ def test_kinds_of_tables(table):
     assert_array_equal(GridHeatmapDisplay.from_table(table, x="N", y="n").values_, [[0.3], [0.2]])
 
 
+def test_failed_fits_may_be_left_empty():
+    rows = [{"n": "2", "score": "0.3"}, {"n": "4", "score": ""}, {"n": "6", "score": "0"}]
+    assert_array_equal(GridHeatmapDisplay.from_table(rows, x="n").values_, [[0.3, np.nan, 0.0]])
+
+
 def test_data_frames():
     pandas = pytest.importorskip("pandas")
     display = GridHeatmapDisplay.from_table(pandas.DataFrame(ROWS), x="N", y="n", score="test")

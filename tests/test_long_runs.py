@@ -6,24 +6,32 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from crystals import perovskite, rattled
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 
 from tinynet_sklearn import (
     BPNNRegressor,
     PerAtomArray,
+    SmoothMomentFeaturizer,
     keras_loops,
     load_model,
     recorder,
     save_model,
     solvers,
+    workers,
 )
 from tinynet_sklearn.checkpoint import CheckpointFile, file_name, fingerprint
+from tinynet_sklearn.equivariance import GroupAction
+from tinynet_sklearn.networks import DenseStack
 from tinynet_sklearn.objective import StackObjective
-from tinynet_sklearn.recorder import Recorder
+from tinynet_sklearn.recorder import Options, Recorder, TrainingSet
+from tinynet_sklearn.target_maps import OutputLink
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -150,6 +158,79 @@ def test_equal_numbers_leave_equal_prints():
         for part in (np.zeros(2), np.zeros(2, dtype=np.float32), np.zeros((1, 2)), [np.zeros(1), np.zeros(1)])
     ]
     assert len(set(hashed)) == 4
+
+
+def numbers(*shape):
+    return np.random.RandomState(0).rand(*shape)
+
+
+def task_of():
+    """A training with all that a training set can hold."""
+    action = GroupAction(np.arange(4)[None], np.eye(3)[None], np.array([[0, 1, 2]]), np.zeros((1, 4)), False)
+    data = TrainingSet(
+        numbers(6, 4),
+        numbers(6, 2),
+        np.full(6, 1 / 6),
+        np.arange(6) // 2,
+        (action,),
+        np.zeros(6, dtype=int),
+        OutputLink(numbers(2), 1.0, np.eye(2)),
+        numbers(6, 2, 3),
+    )
+    stack = DenseStack((numbers(4, 2),), (numbers(2),), ("linear",))
+    return SimpleNamespace(
+        start=SimpleNamespace(network=stack),
+        train=data,
+        validation=data,
+        options=Options(5, 1e-4, 0.0, 2, 1e-3, 0),
+        recorder=Recorder("O", stack.arrays, 5, 1e-4, True, 0),
+    )
+
+
+ARRAYS = [field.name for field in fields(TrainingSet) if field.name not in ("actions", "link")]
+ARRAYS += [f"actions.{field.name}" for field in fields(GroupAction)]
+ARRAYS += [f"link.{field.name}" for field in fields(OutputLink)]
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+@pytest.mark.parametrize("name", ARRAYS)
+def test_every_array_leaves_its_print(name, part):
+    task = task_of()
+    before = workers._fingerprint(task, "varpro")
+    assert workers._fingerprint(task_of(), "varpro") == before
+    owner, _, inner = name.rpartition(".")
+    data = getattr(task, part)
+    if not owner:
+        changes = {name: more(getattr(data, name))}
+    elif owner == "link":
+        changes = {owner: replace(data.link, **{inner: more(getattr(data.link, inner))})}
+    else:
+        (action,) = data.actions
+        changes = {owner: (replace(action, **{inner: more(getattr(action, inner))}),)}
+    setattr(task, part, replace(data, **changes))
+    after = workers._fingerprint(task, "varpro")
+    different = [key for key in before if before[key] != after[key]]
+    assert len(different) == 1
+    assert (different == ["validation structures"]) == (part == "validation")
+
+
+def more(value):
+    return not value if isinstance(value, bool) else value + 1
+
+
+def test_fits_that_differ_in_vectors_have_files_of_their_own(tmp_path):
+    """Scaled vectors of a structure change the fit, whether it is trained on or held out."""
+    structures = [rattled(perovskite(), k) for k in range(8)]
+    X = SmoothMomentFeaturizer(n=2, cutoff=3.0, n_vector=2).fit_transform(structures)
+    y = X.with_values(X.vectors[:, 0] + 0.1 * X.vectors[:, 1] ** 2)
+    net = regressor(solver="auto", early_stopping=True, checkpoint=tmp_path, resume="matching", max_iter=3)
+    net.fit(X, y)
+    for k in range(8):
+        vectors = X.vectors.copy()
+        vectors[X.structure_of_row == k] *= 3.0
+        before = set(os.listdir(tmp_path))
+        net.fit(replace(X, vectors=vectors), y)
+        assert len(os.listdir(tmp_path)) > len(before)
 
 
 @pytest.mark.parametrize(

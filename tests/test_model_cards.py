@@ -1,17 +1,27 @@
 """Model cards: what a file says of its model."""
 
+import ast
 import hashlib
+import io
 import json
+import re
 import shutil
+import tarfile
 from importlib.resources import as_file, files
+from pathlib import Path
 
 import pytest
+from ase.io import read, write
+from program_files import deepmd_system
 from typer.testing import CliRunner
 
+import tinynet_sklearn
 from tinynet_sklearn import load_model, load_pretrained, save_model
 from tinynet_sklearn.cli import app
-from tinynet_sklearn.model_cards import frames_text, known_files, read_card
+from tinynet_sklearn.model_cards import _sha256, frames_text, known_files, read_card
 from tinynet_sklearn.persistence import read_metadata
+
+PACKAGE = Path(tinynet_sklearn.__file__).parent
 
 
 @pytest.fixture
@@ -28,7 +38,9 @@ def test_card_is_whole_and_survives(model, tmp_path):
     card = read_card(model)
     assert json.loads(json.dumps(card, allow_nan=False)) == card
     digest = hashlib.sha256((tmp_path / "frames.extxyz").read_bytes()).hexdigest()
-    assert card["data"]["files"] == [{"file": "frames.extxyz", "sha256": digest, "structures": 81}]
+    assert card["data"]["files"] == [
+        {"file": "frames.extxyz", "sha256": digest, "structures": 81, "train": 65, "test": 16}
+    ]
     assert (card["split"]["train"], card["split"]["test"]) == (65, 16)
     assert card["units"] == {"lengths": "Angstrom", "forces": "eV/Angstrom"}
     assert {"python", "tinynet_sklearn", "numpy", "tensorflow"} <= card["versions"].keys()
@@ -59,6 +71,47 @@ def test_files_are_known_by_content(model, tmp_path):
     shutil.copy(tmp_path / "frames.extxyz", tmp_path / "same.extxyz")
     (tmp_path / "other.extxyz").write_text("other")
     assert known_files(read_card(model), ["same.extxyz", "other.extxyz", "gone"]) == ["same.extxyz"]
+
+
+def test_held_out_files_are_not_those_of_the_training(model, tmp_path):
+    write("test.extxyz", read("frames.extxyz", ":5"))
+    write("train.extxyz", read("frames.extxyz", "10:30"))
+    quick = ["--max-iter", "2", "--hidden", "2", "--output", "other.tinynet"]
+    found = CliRunner().invoke(app, ["fit", "train.extxyz", "--test", "test.extxyz", *quick])
+    assert found.exit_code == 0, found.output
+    card = read_card("other.tinynet")
+    assert [(entry["train"], entry["test"]) for entry in card["data"]["files"]] == [(20, 0), (0, 5)]
+    assert known_files(card, ["train.extxyz", "test.extxyz"]) == ["train.extxyz"]
+    for entry in card["data"]["files"]:  # cards of before do not tell them apart
+        del entry["train"], entry["test"]
+    assert known_files(card, ["train.extxyz", "test.extxyz"]) == ["train.extxyz", "test.extxyz"]
+
+
+def test_archives_and_folders_are_known(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    deepmd_system(tmp_path / "system")
+    with tarfile.open("packed.tar", "w") as archive:
+        archive.add("system")
+    sums = [_sha256(name) for name in ("system", "packed.tar/system/set.000", "packed.tar", "gone")]
+    assert sums[1] == sums[2] == hashlib.sha256(Path("packed.tar").read_bytes()).hexdigest()
+    assert (len(sums[0]), sums[3]) == (64, "")
+    entries = [{"sha256": sums[0], "train": 3}, {"sha256": sums[1], "train": 1}]
+    asked = ["system", "packed.tar/system", "gone"]
+    assert known_files({"data": {"files": entries}}, asked) == asked[:2]
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+def test_docstrings_of_modules_keep_their_structure(path):
+    """Tables and indented parts, which re-wrapping destroys."""
+    core = pytest.importorskip("docutils.core")
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    quiet = {"report_level": 2, "halt_level": 5, "warning_stream": io.StringIO()}
+    tree = core.publish_doctree(text, settings_overrides=quiet)
+    said = [
+        node.astext() for node in tree.findall() if node.tagname == "system_message" and node["level"] > 1
+    ]
+    structural = re.compile(r"table|indentation|Title|Block quote|list ends|definition", re.IGNORECASE)
+    assert [message for message in said if structural.search(message)] == []
 
 
 def test_a_model_without_card(model, tmp_path):

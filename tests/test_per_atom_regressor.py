@@ -253,11 +253,12 @@ def test_three_columns_without_frames_are_three_columns(X):
     assert_array_equal(model.predict(X).values, Ridge().fit(X.values, y.values).predict(X.values))
 
 
-def test_columns_that_cannot_point_are_warned_of():
+@pytest.mark.parametrize("target", ["auto", "vector"])
+def test_columns_that_cannot_point_are_warned_of(target):
     features = SmoothMomentFeaturizer(n=2, n_pair=2, cutoff=3.0).fit_transform([molecule("H2O")] * 2)
     forces = features.with_values(np.ones((6, 3)))
     with pytest.warns(UserWarning, match="no direction can be learned") as caught:
-        PerAtomRegressor(Ridge()).fit(features, forces)
+        PerAtomRegressor(Ridge(), target=target).fit(features, forces)
     assert [str(w.message) for w in caught] == [
         "y has 3 columns, as forces have, but the columns of X do not change when a structure is turned, and "
         "it carries no site frames: no direction can be learned from them. Use "

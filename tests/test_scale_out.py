@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import joblib
@@ -23,6 +24,7 @@ import tinynet_sklearn.workers as workers
 from tinynet_sklearn import BPNNPotential, BPNNRegressor, CycleMomentFeaturizer, PerAtomArray, load_moo3
 from tinynet_sklearn.committee import CommitteeRegressor
 from tinynet_sklearn.dask_searches import on_dask
+from tinynet_sklearn.recorder import Recorder
 from tinynet_sklearn.thread_limits import limit_tensorflow_threads
 
 
@@ -169,6 +171,58 @@ def test_a_committee_shares_a_folder(tmp_path, trained):
 
 
 @pytest.mark.slow
+def interrupting(step, n_iter):
+    def dying(self, *args):
+        if self.n_iter == n_iter:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    return dying
+
+
+def test_an_interrupt_ends_a_search(tmp_path, monkeypatch):
+    X, y = make_atoms()
+    search = GridSearchCV(regressor(tmp_path), {"alpha": [1e-4, 1e-2]}, cv=2)
+    step = Recorder.step
+    monkeypatch.setattr(Recorder, "step", interrupting(step, 3))
+    with pytest.raises(KeyboardInterrupt):
+        search.fit(X, y)
+    assert not hasattr(search, "cv_results_")
+    with pytest.warns(UserWarning, match="training was interrupted"):  # a fit alone keeps what it has
+        regressor(tmp_path / "alone", resume=False).fit(X, y)
+    monkeypatch.setattr(Recorder, "step", step)
+    assert_same_scores(search.fit(X, y), GridSearchCV(regressor(), {"alpha": [1e-4, 1e-2]}, cv=2).fit(X, y))
+
+
+def test_an_interrupt_ends_a_search_over_potentials(tmp_path, monkeypatch):
+    data = load_moo3()
+    X, y = data.structures[:12], data.target[:12]
+    features = CycleMomentFeaturizer(n=2, N=1, bonds=data.bonds, coordinates="distances").fit(X)
+    net = BPNNPotential((3,), max_iter=8, random_state=0, checkpoint=tmp_path, resume="matching")
+    monkeypatch.setattr(Recorder, "step", interrupting(Recorder.step, 3))
+    with pytest.raises(KeyboardInterrupt):
+        net.fit(features.transform(X), {"forces": y})
+
+
+def test_potentials_with_other_site_groups_have_files_of_their_own(tmp_path):
+    data = load_moo3()
+    X, y = data.structures[:12], data.target[:12]
+    atoms = CycleMomentFeaturizer(n=2, N=1, bonds=data.bonds, coordinates="distances").fit_transform(X)
+    net = BPNNPotential((3,), max_iter=2, random_state=0, checkpoint=tmp_path, resume="matching")
+    first = net.fit(atoms, {"forces": y}).predict(atoms).values
+    symmetry = atoms.frames.symmetry
+    alone = replace(
+        symmetry,
+        gather=tuple(gather[:1] for gather in symmetry.gather),
+        rotations=tuple(rotations[:1] for rotations in symmetry.rotations),
+    )
+    assert any(len(gather) > 1 for gather in symmetry.gather)
+    other = replace(atoms, frames=replace(atoms.frames, symmetry=alone))
+    second = net.fit(other, {"forces": y}).predict(other).values
+    assert len(list(tmp_path.glob("*.npz"))) == 2
+    assert not np.array_equal(first, second)
+
+
 def test_a_potential_that_was_done_is_read(tmp_path):
     data = load_moo3()
     X, y = data.structures[:12], data.target[:12]
@@ -310,6 +364,31 @@ def test_data_are_given_as_a_list():
         ),
         on_dask(data=np.zeros(3)),
     ):
+        pass
+
+
+def no_module(monkeypatch):
+    monkeypatch.setitem(sys.modules, "joblib._dask", None)
+
+
+def no_method(monkeypatch):
+    backend = pytest.importorskip("joblib._dask").DaskDistributedBackend
+    monkeypatch.delattr(backend, "_to_func_args")
+
+
+def other_method(monkeypatch):
+    backend = pytest.importorskip("joblib._dask").DaskDistributedBackend
+    monkeypatch.setattr(backend, "start_call", lambda self: None)
+
+
+@pytest.mark.parametrize("other", [no_module, no_method, other_method])
+def test_other_backends_of_joblib_are_refused(other, monkeypatch):
+    other(monkeypatch)
+    message = (
+        f"on_dask changes methods of joblib's Dask backend that joblib {joblib.__version__} does not have. "
+        'Use joblib.parallel_config("dask") instead.'
+    )
+    with pytest.raises(ImportError, match=f"^{re.escape(message)}$"), on_dask(client=object()):
         pass
 
 

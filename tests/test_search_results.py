@@ -268,3 +268,4 @@ def test_values_in_few_characters(value, text):
 def test_equal_values_have_equal_keys():
     assert value_key([16, 32]) == value_key((16, 32)) == value_key(np.array([16, 32]))
     assert value_key({"a": 1}) == value_key({"a": 1}) != value_key({"a": 2})
+    assert value_key([[1], [2, 3]]) == value_key([[1], [2, 3]]) != value_key([[1, 2], [3]])

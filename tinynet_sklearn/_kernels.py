@@ -6,16 +6,16 @@ one atom they are renumbered 0, 1, ... in breadth-first order, 0 being the centr
 
 Ball arrays:
 
-============  ==============  =====================================================================
-name          shape           meaning
-============  ==============  =====================================================================
-atoms         (n_vertices,)   atom of each vertex
-cells         (n_vertices, 3) lattice translation of each vertex relative to the centre's cell
-hops          (n_vertices,)   shortest hop distance from the centre, non-decreasing
-edge_offsets  (n_vertices+1,) CSR over vertices
-edge_targets  (n_edges,)      vertex at the other end, in the graph's neighbour order
-edge_bonds    (n_edges,)      undirected bond of the cell that the edge is an image of
-============  ==============  =====================================================================
+============  ===============  =====================================================================
+name          shape            meaning
+============  ===============  =====================================================================
+atoms         (n_vertices,)    atom of each vertex
+cells         (n_vertices, 3)  lattice translation of each vertex relative to the centre's cell
+hops          (n_vertices,)    shortest hop distance from the centre, non-decreasing
+edge_offsets  (n_vertices+1,)  CSR over vertices
+edge_targets  (n_edges,)       vertex at the other end, in the graph's neighbour order
+edge_bonds    (n_edges,)       undirected bond of the cell that the edge is an image of
+============  ===============  =====================================================================
 
 Only edges between two vertices of the ball are listed.
 """

@@ -63,10 +63,13 @@ class CheckpointFile:
         Where it is.
     fingerprint : dict of str to str
         What decides the result of the training, see `fingerprint`.
+    shared : bool, default=False
+        Whether it lies in a folder that many fits share.
     """
 
     path: Path
     fingerprint: dict[str, str]
+    shared: bool = False
 
     def write(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Replace the file."""
@@ -178,8 +181,8 @@ def shared_file(
         except ValueError:  # damaged: as if it were not there
             continue
         if arrays is not None:
-            return CheckpointFile(folder / f"{stem}-{max_iter}.npz", prints), arrays
-    return CheckpointFile(folder / f"{stem}-{max_iter}.npz", prints), None
+            return CheckpointFile(folder / f"{stem}-{max_iter}.npz", prints, True), arrays
+    return CheckpointFile(folder / f"{stem}-{max_iter}.npz", prints, True), None
 
 
 def remove_torsos(path: Path, age: float = 0.0) -> None:

@@ -211,15 +211,12 @@ def _is_model(file: Path) -> bool:
 
 def _inspected(file: Path, bonds: Any) -> Any:
     """Read and inspect, with a progress bar on the error stream."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from tinynet_sklearn.inspection import inspect_structures
     from tinynet_sklearn.io import read_structures
+    from tinynet_sklearn.reports import progress_bar
 
     structures = read_structures(file)
-    stderr = Console(stderr=True)
-    with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("frames", total=len(structures))
         return inspect_structures(structures, bonds, progress=lambda n: progress.advance(task, n))
 

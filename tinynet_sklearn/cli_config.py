@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-__all__ = ["read_config", "toml_text"]
+__all__ = ["read_config", "toml_text", "without_overruled"]
 
 #: Options that are no settings.
 _NOT_IN_FILES = ("config", "write-config", "help", "json", "force")
@@ -55,6 +55,23 @@ def read_config(context: typer.Context, path: str | None) -> str | None:
         values[option.name] = parts if several else value
     context.default_map = dict(context.default_map or {}) | values
     return path
+
+
+def without_overruled(context: typer.Context) -> dict[str, Any]:
+    """Options of a command that learns, without those of the file that one of the command line rules out."""
+    options = dict(context.params)
+    smooth, ldos = options["topology"] == "smooth", options["target"] == "ldos"
+    ruled_out = {
+        "topology": ("bonds", "N", "paths") if smooth else ("cutoff",),
+        "target": () if ldos else ("energies", "width", "zero", "spin"),
+        "test": ("split",),
+        "split": ("test",),
+    }
+    sources = {name: getattr(context.get_parameter_source(name), "name", "") for name in options}
+    for name, others in ruled_out.items():
+        if sources[name] == "COMMANDLINE":
+            options |= {other: None for other in others if sources[other] == "DEFAULT_MAP"}
+    return options
 
 
 def _options(context: typer.Context) -> dict[str, Any]:

@@ -44,8 +44,17 @@ from tinynet_sklearn.cli_arguments import (
     Width,
     ZeroOption,
 )
-from tinynet_sklearn.cli_config import toml_text
-from tinynet_sklearn.cli_options import INTERRUPTED, PROBLEM, fail, in_options, interruptible, new_file, plain
+from tinynet_sklearn.cli_config import toml_text, without_overruled
+from tinynet_sklearn.cli_options import (
+    INTERRUPTED,
+    PROBLEM,
+    fail,
+    in_options,
+    interruptible,
+    new_file,
+    own_files,
+    plain,
+)
 from tinynet_sklearn.learning_settings import FitSettings, SettingsError
 
 if TYPE_CHECKING:
@@ -105,7 +114,15 @@ def fit(
     Exits with 1 if data cannot be used, 2 for wrong usage, with nothing written, and 130 after Ctrl-C.
     """
     with interruptible() as console:
-        settings = FitSettings.of(context.params)
+        settings = FitSettings.of(without_overruled(context))
+        inputs = [*settings.data, *settings.test, config]
+        outputs = {
+            "--output": output,
+            "--plot": plot,
+            "--loss-plot": loss_plot,
+            "--write-config": write_config,
+        }
+        own_files(outputs, inputs)
         new_file(output, "--output", force)
         for figure, option in ((plot, "--plot"), (loss_plot, "--loss-plot")):
             if figure is not None:
@@ -245,7 +262,11 @@ def grid(
     output: Annotated[Path, typer.Option(help="Table of all candidates, as CSV.")] = Path("grid.csv"),
     plot: Annotated[Path | None, typer.Option(help="Figure: a map of the errors over two options.")] = None,
     memory: Annotated[
-        Path | None, typer.Option(help="Folder in which features are kept for later runs.")
+        Path | None,
+        typer.Option(
+            help="Folder of your own in which features are kept for later runs, as pickles: whoever writes "
+            "to it can run code here."
+        ),
     ] = None,
     config: Config = None,
     force: Force = False,
@@ -254,20 +275,21 @@ def grid(
     """Compare settings by cross-validation, and name the command that fits with the best.
 
     What tinynet fit would hold out is not looked at, so that its errors remain those on unseen structures.
-    Folds are blocks of time, whole files or random structures, as --split says. The table grows as
-    candidates are done.
+    Folds are blocks of time, whole files or random structures, as --split says; bonds that are not given are
+    proposed once for all folds. The table grows as candidates are done.
 
     Exits with 1 if data cannot be used or all candidates fail, 2 for wrong usage, and 130 after Ctrl-C.
     """
-    with interruptible(f"; {output} has what was done") as console:
+    with interruptible() as console:
         if early_stopping:
             raise SettingsError(
                 "--early-stopping is for tinynet fit; a grid compares trainings of --max-iter."
             )
-        settings = FitSettings.of(context.params)
+        settings = FitSettings.of(without_overruled(context))
         from tinynet_sklearn.learning_grids import folds_of, parse_grid, search, write_rows
 
         options = parse_grid(grid)
+        own_files({"--output": output, "--plot": plot}, [*settings.data, *settings.test, config])
         new_file(output, "--output", force)
         if plot is not None:
             new_file(plot, "--plot", force, FIGURES)
@@ -278,25 +300,31 @@ def grid(
         found, n_data = read_for(settings)
         chosen = hold_out(settings, found.groups, n_data)
         parts = folds_of(settings, found.groups[chosen.train], folds, chosen.method)
+        n_done = 0
         with _candidates(math.prod(map(len, options.values()))) as progress:
 
             def done(rows: list["GridRow"]) -> None:
+                nonlocal n_done
                 write_rows(rows, output)
-                progress(len(rows))
+                n_done = len(rows)
+                progress(n_done)
 
-            rows = search(
-                settings, options, found, chosen.train, parts,
-                jobs=jobs, memory=None if memory is None else str(memory), done=done,
-            )  # fmt: skip
+            try:
+                rows = search(
+                    settings, options, found, chosen.train, parts,
+                    jobs=jobs, memory=None if memory is None else str(memory), done=done,
+                )  # fmt: skip
+            except KeyboardInterrupt:
+                left = f"{output} has {plural(n_done, 'candidate')}" if n_done else "nothing was written"
+                fail(f"interrupted; {left}.", INTERRUPTED + signal.SIGINT)
         best = rows[0]
         command = None if best.problem else best.settings.as_command("model.tinynet")
         if plot is not None and not best.problem:
             _grid_figure(rows, plot)
         if as_json:
             shown = [row.as_dict() | {"problem": in_options(row.problem)} for row in rows]
-            typer.echo(
-                json.dumps(plain({"candidates": shown, "folds": len(parts), "best": command}), indent=2)
-            )
+            summary = {"candidates": shown, "folds": len(parts), "best": command}
+            typer.echo(json.dumps(plain(summary | {"left_out": list(found.problems)}), indent=2))
         else:
             described = chosen.described(settings.test_fraction, len(set(found.groups.tolist())))
             section(
@@ -304,6 +332,7 @@ def grid(
                 "Data",
                 f"{plural(len(found), 'structure')}, {len(chosen.train)} to learn from",
                 f"not looked at, for the test of the final model: {described}",
+                *(f"left out: {problem}" for problem in found.problems),
             )
             print_grid(console, [_reworded(row) for row in rows], len(parts))
             section(console, "Files", str(output), *([str(plot)] if plot is not None and command else []))
@@ -345,12 +374,12 @@ def _grid_figure(rows: Sequence["GridRow"], path: Path) -> None:
 @contextmanager
 def _candidates(total: int) -> Iterator[Callable[[int], None]]:
     """Give a function that shows how many candidates are done, on the error stream of a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-    stderr = Console(stderr=True)
+    from tinynet_sklearn.reports import progress_bar
+
     columns = (TextColumn("candidates"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
+    with progress_bar(*columns) as progress:
         task = progress.add_task("", total=total)
         yield lambda n: progress.update(task, completed=n)
 

@@ -20,7 +20,15 @@ from tinynet_sklearn.cli_arguments import (
     StressKey,
     ZeroOption,
 )
-from tinynet_sklearn.cli_options import in_options, interruptible, model_of, new_file, plain, user_errors
+from tinynet_sklearn.cli_options import (
+    in_options,
+    interruptible,
+    model_of,
+    new_file,
+    own_files,
+    plain,
+    user_errors,
+)
 from tinynet_sklearn.learning_settings import FitSettings
 
 if TYPE_CHECKING:
@@ -47,6 +55,7 @@ def evaluate(
     Exits with 1 if the data cannot be used or do not fit the model, and 2 for wrong usage.
     """
     with interruptible() as console:
+        own_files({"--plot": plot}, [model, *data])
         if plot is not None:
             new_file(plot, "--plot", force, FIGURES)
         from tinynet_sklearn.learning_files import save_figure
@@ -112,6 +121,7 @@ def predict(
         from tinynet_sklearn.learning_runs import outside_of, predictions
         from tinynet_sklearn.reports import plural, section
 
+        own_files({"--output": output}, [model, *data])
         fitted, _, target = _fitted(model)
         new_file(output, "--output", force, (".npz",) if target == "ldos" else (".extxyz", ".xyz"))
         found = read_quietly(data, None, on_problem="skip" if skip_problems else "raise")

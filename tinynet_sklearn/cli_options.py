@@ -5,7 +5,7 @@ import math
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -60,6 +60,7 @@ OPTIONS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"\btopology='each'", "--topology each"),
     (r"\b(a )?SmoothMomentFeaturizer(\(\))?", "--topology smooth"),
     (r"pass on_problem='skip'", "use --skip-problems"),
+    (r"Rename it, or pass format=\.", "Rename it."),
     (r"^max_iter=(\d+) was reached", r"--max-iter \1 was reached"),
     (
         r"Increase max_iter, or let early_stopping=True decide when to stop\.",
@@ -69,6 +70,7 @@ OPTIONS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"\bkeys=\{'energy': '([^']*)'\}", r"--energy-key \1"),
     (r"\bspin='sum'", "--spin sum"),
     (r"\benergies= and --?width=?", "--energies and --width"),
+    (r"\b(zero|width|energies)=(?=[\s,;])", r"--\1"),
     (r"\b(zero|width|energies)=", r"--\1 "),
     (r"^X (must|has)\b", r"DATA \1"),
     (r"^path must lead to", "MODEL must lead to"),
@@ -155,6 +157,25 @@ def new_file(path: Path, option: str, force: bool, endings: tuple[str, ...] = ()
         raise typer.BadParameter(f"there is no folder {path.parent}; make it first.", param_hint=option)
     if not os.access(path.absolute().parent, os.W_OK):
         raise typer.BadParameter(f"cannot write to {path.parent}; name another folder.", param_hint=option)
+
+
+def own_files(outputs: Mapping[str, Path | None], inputs: Iterable[str | None]) -> None:
+    """Refuse outputs that would replace what is read, --force or not, or each other.
+
+    Parameters
+    ----------
+    outputs : mapping of str to Path or None
+        By option.
+    inputs : iterable of str or None
+        Files, folders and patterns; files inside folders are not looked for.
+    """
+    taken = {Path(name).resolve(): f"{name} is read" for name in inputs if name}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        if path.resolve() in taken:
+            raise typer.BadParameter(f"{taken[path.resolve()]}; name another file.", param_hint=option)
+        taken[path.resolve()] = f"{path} is the file of {option}"
 
 
 def plain(value: Any) -> Any:

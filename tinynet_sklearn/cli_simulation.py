@@ -292,12 +292,12 @@ def _learned_stress(model: Any) -> bool:
 @contextmanager
 def _progress(equilibration: int, steps: int) -> Iterator[Callable[[int, float], None]]:
     """Give a function that shows step and temperature on the error stream, where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-    stderr = Console(stderr=True)
+    from tinynet_sklearn.reports import progress_bar
+
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
+    with progress_bar(*columns) as progress:
         task = progress.add_task("", total=equilibration + steps)
 
         def show(step: int, temperature: float) -> None:

@@ -369,7 +369,7 @@ class AccuracyCostDisplay:
 
 def _labels(params: Sequence[Mapping[str, Any]]) -> list[str]:
     """What candidates differ in; n and N of the embedding as L4(2)."""
-    names = varied(params)
+    names = varied(params) or list(params[0])  # a single candidate differs in nothing
     short = short_names(names)
     by_short = {short[name]: name for name in names}
     n, N = by_short.get("n"), by_short.get("N")

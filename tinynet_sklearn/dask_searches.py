@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import joblib
 from joblib import parallel_config
 
 __all__ = ["on_dask"]
@@ -38,6 +39,8 @@ def on_dask(client: Any = None, data: Sequence[Any] = ()) -> Iterator[None]:
     ------
     ValueError
         If Dask is not installed, or there is no client.
+    ImportError
+        If the installed version of joblib has another backend than the one that is changed here.
     TypeError
         If `data` is not a list or tuple of such objects.
 
@@ -81,7 +84,20 @@ class _InWorker:
 
 def _backend_class() -> Any:
     """Joblib's backend, made when it is needed: its module imports Dask."""
-    from joblib._dask import DaskDistributedBackend
+    unknown = (
+        f"on_dask changes methods of joblib's Dask backend that joblib {joblib.__version__} does not have. "
+        'Use joblib.parallel_config("dask") instead.'
+    )
+    try:
+        from joblib._dask import DaskDistributedBackend
+    except ImportError as error:
+        raise ImportError(unknown) from error
+    there = all(
+        hasattr(DaskDistributedBackend, name) for name in ("_to_func_args", "start_call", "stop_call")
+    )
+    # an attribute that start_call sets is not to be seen on the class
+    if not there or "call_data_futures" not in DaskDistributedBackend.start_call.__code__.co_names:
+        raise ImportError(unknown)
 
     class SturdyDaskBackend(DaskDistributedBackend):
         """Sends small data with the tasks, and keeps what is parallel inside a task in its worker."""

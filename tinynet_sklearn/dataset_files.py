@@ -338,17 +338,36 @@ def _ldos(
             f"runs that cannot be used are left out: {first_few(problems)}", stacklevel=users_level()
         )
     curves: Any = np.concatenate([part.target for part in parts])
-    sources = [source_of(text) for part in parts for text in part.sources]
-    runs = [_run_of(source) for source in sources]
+    structures = [atoms for part in parts for atoms in part.structures]
+    sources, kept = _each_once([[source_of(text) for text in part.sources] for part in parts])
+    runs = [_run_of(sources[i]) for i in kept]
     numbers = {run: i for i, run in enumerate(dict.fromkeys(runs))}
     return Dataset(
-        [atoms for part in parts for atoms in part.structures],
-        curves,
-        sources,
+        [structures[i] for i in kept],
+        curves[kept],
+        [sources[i] for i in kept],
         np.array([numbers[run] for run in runs], dtype=np.int64),
         "ldos",
         tuple(problems),
     )
+
+
+def _each_once(parts: list[list[Source]]) -> tuple[list[Source], list[int]]:
+    """All sources of several paths, and the numbers of those that no path before has led to."""
+    sources: list[Source] = []
+    kept: list[int] = []
+    seen: set[tuple[Path, int]] = set()
+    for part in parts:
+        places = [place_of(source) for source in part]
+        kept += [len(sources) + k for k, place in enumerate(places) if place not in seen]
+        sources += part
+        seen.update(places)
+    return sources, kept
+
+
+def place_of(source: Source) -> tuple[Path, int]:
+    """File and frame, the same for all paths that lead to the file."""
+    return Path(source.file).resolve(), source.frame
 
 
 def _run_of(source: Source) -> str:

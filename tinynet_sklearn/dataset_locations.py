@@ -11,9 +11,12 @@ from __future__ import annotations
 import glob
 import lzma
 import os
+import shutil
 import tarfile
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -48,6 +51,9 @@ ENDINGS = (
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 COMPRESSED = (".gz", ".bz2", ".xz")
+
+#: An archive with more files is a mistake, or worse.
+MOST_MEMBERS = 500_000
 
 #: Files of VASP by the beginning of their names, those with most in them first.
 VASP_FILES = ("OUTCAR", "XDATCAR", "CONTCAR", "POSCAR")
@@ -110,6 +116,8 @@ def existing_paths(path: Any) -> list[tuple[Path, bool]]:
             raise TypeError(
                 f"path must be a list of strings or paths; got one of {described(one)}."
             ) from error
+        if not text:
+            raise ValueError("path must name a file or folder; got ''. Write '.' for the current folder.")
         if Path(text).exists():
             found.append((Path(text), True))
             continue
@@ -135,12 +143,18 @@ def find_items(places: Iterable[tuple[Path, bool]]) -> list[Item]:
     found: dict[Any, Item] = {}
     for path, named in places:
         for item in _in_folder(path) if path.is_dir() else _of_file(path, named):
-            found.setdefault(item.run or item.path, item)
+            run = item.run
+            kind, place = (item.kind, item.path) if run is None else (run.format, run.path)
+            found.setdefault((kind, place.resolve()), item)  # one file may have several paths
     return list(found.values())
 
 
 def extracted(path: Path, folder: Path) -> tuple[list[Item], list[str]]:
     """Unpack the files of an archive into a folder; links, devices and names that lead elsewhere are refused.
+
+    So is the whole of an archive whose files are larger together than what is free in the folder, or more
+    than `MOST_MEMBERS`. Their sizes are summed before any is unpacked; where that would mean to decompress
+    all twice, before each of them.
 
     Returns
     -------
@@ -152,7 +166,11 @@ def extracted(path: Path, folder: Path) -> tuple[list[Item], list[str]]:
     problems = []
     try:
         with tarfile.open(path) as archive:
-            for member in archive:
+            room = shutil.disk_usage(folder).free
+            if path.name.endswith(".tar"):
+                with suppress(OSError, tarfile.TarError):  # damage is told of below, after what is whole
+                    deque(_fitting(archive, path, room), maxlen=0)
+            for member in _fitting(archive, path, room):
                 if member.isdir():
                     continue
                 if not member.isreg():
@@ -169,9 +187,29 @@ def extracted(path: Path, folder: Path) -> tuple[list[Item], list[str]]:
                 except BaseException:
                     (folder / member.name).unlink(missing_ok=True)  # half of a file
                     raise
+    except _TooLargeError as error:
+        return [], [str(error)]
     except (EOFError, OSError, tarfile.TarError, zlib.error, lzma.LZMAError, ValueError) as error:
         problems.append(str(unparsed(path, error)))
     return [item for item in find_items([(folder, False)]) if item.kind != "archive"], problems
+
+
+class _TooLargeError(Exception):
+    """An archive has no room."""
+
+
+def _fitting(archive: tarfile.TarFile, path: Path, room: int) -> Iterator[tarfile.TarInfo]:
+    """Members of an archive, as long as they fit into so many bytes."""
+    size = 0
+    for number, member in enumerate(archive, 1):
+        size += member.size
+        if size > room or number > MOST_MEMBERS:
+            what = f"the {room / 1e6:,.1f} MB that are free for temporary files"
+            if number > MOST_MEMBERS:
+                what = f"{MOST_MEMBERS:,} files"
+            problem = f"it holds more than {what}. If that is right, unpack it and name the folder."
+            raise _TooLargeError(refusal(path, problem))
+        yield member
 
 
 def _of_file(path: Path, named: bool) -> Iterator[Item]:

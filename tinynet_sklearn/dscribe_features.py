@@ -253,7 +253,7 @@ class DScribeFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
 
         Returns
         -------
-        ndarray of str objects, shape (n_features_out_,)
+        ndarray of str objects, shape (n_columns,)
         """
         check_is_fitted(self)
         symbols = [species_name(z) for z in self.species_]

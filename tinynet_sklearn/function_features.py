@@ -7,7 +7,7 @@ one's own), or as functions of a structure and the number of a site that give th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -29,6 +29,9 @@ __all__ = ["FunctionFeaturizer"]
 #: Structures per joblib task.
 CHUNK = 16
 
+#: A structure as plain arrays, and, where the function takes its kind, as the user's object.
+Given = tuple[AtomicStructure, Any]
+
 
 class FunctionFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
     """Features of every atom from a function.
@@ -44,7 +47,9 @@ class FunctionFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=
         What one call describes.
     structures : {"ase", "pymatgen"}, default="ase"
         What the function is given, whatever X holds: ``ase.Atoms``, or a pymatgen ``Structure`` (``Molecule``
-        where no direction is periodic).
+        where no direction is periodic). Structures of this kind come as copies with all that they carry
+        (charges, magnetic moments, tags, ``info``; no calculator); of the other kind, elements, positions,
+        cell and periodicity are converted.
     names : sequence of str or None, default=None
         Names of the columns; None calls them after the function.
     invariant : bool, default=False
@@ -120,13 +125,12 @@ class FunctionFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=
         Raises
         ------
         ValueError
-            If structures cannot be used, the function returns something else than rows of numbers, or `names`
-            are not as many as columns.
+            If structures cannot be used, the function fails or returns something else than rows of numbers,
+            or `names` are not as many as columns.
         TypeError
             If X is not a list of structures.
         """
-        first = as_structures(X)[0]
-        rows, fault = _described(self.function, self.per, self.structures, first)
+        rows, fault = _described(self.function, self.per, self.structures, 0, self._given(X)[0])
         if fault:
             self._refuse([f"structure 0: {fault}."])
         if self.names is not None and len(self.names) != rows.shape[1]:
@@ -152,17 +156,16 @@ class FunctionFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=
         Raises
         ------
         ValueError
-            If structures cannot be used, or the function returned something else than finite rows of
-            ``n_features_out_`` numbers for some; all of them are named.
+            If structures cannot be used, the function fails for one, or it returned something else than
+            finite rows of ``n_features_out_`` numbers for some; all of them are named.
         """
         check_is_fitted(self)
-        structures = as_structures(X)
-        chunks = [structures[start : start + CHUNK] for start in range(0, len(structures), CHUNK)]
-        parallel = Parallel(n_jobs=min(effective_n_jobs(self.n_jobs), len(chunks)))
+        structures = self._given(X)
+        starts = range(0, len(structures), CHUNK)
+        parallel = Parallel(n_jobs=min(effective_n_jobs(self.n_jobs), len(starts)))
         task = (self.function, self.per, self.structures)
-        found = [
-            pair for part in parallel(delayed(_all_described)(*task, c) for c in chunks) for pair in part
-        ]
+        parts = parallel(delayed(_all_described)(*task, k, structures[k : k + CHUNK]) for k in starts)
+        found = [pair for part in parts for pair in part]
         problems = []
         for k, (rows, fault) in enumerate(found):
             if not fault and rows.shape[1] != self.n_features_out_:
@@ -175,8 +178,8 @@ class FunctionFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=
         self._refuse(problems)
         return PerAtomArray(
             np.concatenate([rows for rows, _ in found]),
-            np.concatenate([[0], np.cumsum([len(s) for s in structures])]),
-            np.concatenate([s.numbers for s in structures]),
+            np.concatenate([[0], np.cumsum([len(plain) for plain, _ in structures])]),
+            np.concatenate([plain.numbers for plain, _ in structures]),
             invariant=self.invariant,
         )
 
@@ -189,12 +192,20 @@ class FunctionFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=
 
         Returns
         -------
-        ndarray of str objects, shape (n_features_out_,)
+        ndarray of str objects, shape (n_columns,)
         """
         check_is_fitted(self)
         if self.names is not None:
             return np.asarray(self.names, dtype=object)
         return np.asarray([f"{_name(self.function)}{k}" for k in range(self.n_features_out_)], dtype=object)
+
+    def _given(self, X: Sequence[Any]) -> list[Given]:
+        """Checked structures, each with a copy of the user's own where the function takes its kind."""
+        X = list(X) if isinstance(X, Iterator) else X
+        plain = as_structures(X)
+        ase = self.structures == "ase"
+        own = [isinstance(x, Atoms) if ase else hasattr(x, "cart_coords") for x in X]
+        return [(s, x.copy() if mine else None) for s, x, mine in zip(plain, X, own, strict=True)]
 
     def _refuse(self, problems: list[str]) -> None:
         asked = "of shape (n_atoms, n_columns)" if self.per == "structure" else "for each site, equally many"
@@ -208,33 +219,50 @@ def _name(function: Callable[..., Any]) -> str:
 
 
 def _all_described(
-    function: Callable[..., Any], per: str, kind: str, structures: list[AtomicStructure]
+    function: Callable[..., Any], per: str, kind: str, start: int, structures: list[Given]
 ) -> list[tuple[FloatArray, str]]:
-    """Rows and fault of each structure: one task of joblib."""
-    return [_described(function, per, kind, structure) for structure in structures]
+    """Rows and fault of each structure, from the one with this number on: one task of joblib."""
+    return [_described(function, per, kind, start + k, given) for k, given in enumerate(structures)]
+
+
+def _converted(structure: AtomicStructure, kind: str) -> Any:
+    """A structure as ASE or pymatgen has it."""
+    atoms = Atoms(structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc)
+    if kind == "ase":
+        return atoms
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    adaptor = AseAtomsAdaptor()
+    return adaptor.get_structure(atoms) if structure.pbc.any() else adaptor.get_molecule(atoms)
+
+
+def _called(function: Callable[..., Any], place: str, *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except Exception as error:
+        raise ValueError(
+            f"function must describe every structure; {_name(function)} raised {type(error).__name__} for "
+            f"{place}: {error}. Leave it out, or make the function cope with it."
+        ) from error
 
 
 def _described(
-    function: Callable[..., Any], per: str, kind: str, structure: AtomicStructure
+    function: Callable[..., Any], per: str, kind: str, number: int, given: Given
 ) -> tuple[FloatArray, str]:
     """Rows (n_atoms, n_columns) of a structure, and what is wrong with them ("" if nothing is)."""
-    given: Any = Atoms(structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc)
-    if kind == "pymatgen":
-        from pymatgen.io.ase import AseAtomsAdaptor
-
-        periodic = bool(structure.pbc.any())
-        adaptor = AseAtomsAdaptor()
-        given = adaptor.get_structure(given) if periodic else adaptor.get_molecule(given)
+    structure, own = given
+    asked = _converted(structure, kind) if own is None else own
+    place = f"structure {number}"
     none: FloatArray = np.empty((len(structure), 0))
     if per == "site":
-        parts = [np.ravel(function(given, index)) for index in range(len(structure))]
+        parts = [np.ravel(_called(function, f"{place}, atom {k}", asked, k)) for k in range(len(structure))]
         widths = {len(part) for part in parts}
         if len(widths) > 1:
             listed = [f"{len(part)} numbers for atom {k}" for k, part in enumerate(parts)]
             return none, first_few(listed)
         found: Any = parts
     else:
-        found = function(given)
+        found = _called(function, place, asked)
     try:
         rows = np.asarray(found, dtype=np.float64)
     except (TypeError, ValueError):

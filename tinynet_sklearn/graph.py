@@ -4,16 +4,16 @@ A *bond graph* lists, for every atom of the cell, its bonded neighbours; a perio
 vertex of its own, named by (atom, cell) where ``cell`` is a lattice translation in units of the lattice
 vectors. Arrays (CSR over atoms; every bond appears twice, once from each end):
 
-============  ==============  =====================================================================
-name          shape           meaning
-============  ==============  =====================================================================
-offsets       (n_atoms + 1,)  bonds of atom i are offsets[i]:offsets[i + 1]
-targets       (n_directed,)   atom at the other end
-shifts        (n_directed, 3) lattice translation of the cell of the other end (int)
-bond_ids      (n_directed,)   number of the undirected bond, shared by its two directions
-first, last   (n_bonds,)      atoms of an undirected bond, from ``first`` to ``last`` ...
-bond_shifts   (n_bonds, 3)    ... which stands in this cell
-============  ==============  =====================================================================
+============  ===============  =====================================================================
+name          shape            meaning
+============  ===============  =====================================================================
+offsets       (n_atoms + 1,)   bonds of atom i are offsets[i]:offsets[i + 1]
+targets       (n_directed,)    atom at the other end
+shifts        (n_directed, 3)  lattice translation of the cell of the other end (int)
+bond_ids      (n_directed,)    number of the undirected bond, shared by its two directions
+first, last   (n_bonds,)       atoms of an undirected bond, from ``first`` to ``last`` ...
+bond_shifts   (n_bonds, 3)     ... which stands in this cell
+============  ===============  =====================================================================
 
 Neighbours of an atom are ordered by (atom, cell), so the graph does not depend on the neighbour search.
 """

@@ -158,7 +158,7 @@ def grid_of_rows(
     if reduce != "best" and reduce not in _REDUCTIONS:
         raise ValueError(f"reduce must be 'best', 'median' or 'mean'; got {reduce!r}.")
     rows = rows_of_table(table, [name for name in (x, y, score) if name is not None])
-    numbers = _read([row[score] for row in rows])
+    numbers = _read(["nan" if isinstance(row[score], str) and not row[score] else row[score] for row in rows])
     odd = [repr(v) for v in numbers if isinstance(v, bool) or not isinstance(v, Real)]
     if odd:
         raise ValueError(

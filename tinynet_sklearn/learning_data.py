@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinynet_sklearn.containers import PerAtomArray
-from tinynet_sklearn.dataset_files import Dataset, read_dataset
+from tinynet_sklearn.dataset_files import Dataset, place_of, read_dataset
 from tinynet_sklearn.learning_settings import FitSettings, SettingsError, parse_energies
 from tinynet_sklearn.potential_targets import PotentialTargets
 
-__all__ = ["Split", "hold_out", "read_for", "read_quietly", "time_order_blocks"]
+__all__ = ["Split", "hold_out", "read_for", "read_quietly", "time_order_blocks", "usual_split"]
 
 #: Files of at least so many structures are taken for runs, of which the end is held out.
 RUN_LENGTH = 5
@@ -53,6 +53,8 @@ class Split:
 def read_for(settings: FitSettings) -> tuple[Dataset, int]:
     """Read the data of a fit: those of `test` come last.
 
+    Structures of `data` that `test` has, too, are left out of the former, and stand in `problems`.
+
     Returns
     -------
     Dataset
@@ -63,6 +65,8 @@ def read_for(settings: FitSettings) -> tuple[Dataset, int]:
     ------
     FileNotFoundError, ImportError, ValueError
         As `read_dataset`.
+    SettingsError
+        If nothing is in `data` that is not in `test`.
     """
     options: dict[str, Any] = {
         "on_problem": "skip" if settings.skip_problems else "raise",
@@ -75,7 +79,9 @@ def read_for(settings: FitSettings) -> tuple[Dataset, int]:
     data = read_quietly(settings.data, settings.target, **options)
     if not settings.test:
         return data, len(data)
-    return _joined(data, read_quietly(settings.test, settings.target, **options)), len(data)
+    held_out = read_quietly(settings.test, settings.target, **options)
+    data = _without(data, held_out)
+    return _joined(data, held_out), len(data)
 
 
 def read_quietly(paths: Sequence[str], target: str | None, **options: Any) -> Dataset:
@@ -94,6 +100,36 @@ def read_quietly(paths: Sequence[str], target: str | None, **options: Any) -> Da
     return data
 
 
+def _without(data: Dataset, held_out: Dataset) -> Dataset:
+    """Data without those structures that are held out: the same frames of files, or copies of them."""
+    places = {place_of(source) for source in held_out.sources}
+    contents = {_content(atoms) for atoms in held_out.structures}
+    shared = np.array(
+        [
+            place_of(source) in places or _content(atoms) in contents
+            for source, atoms in zip(data.sources, data.structures, strict=True)
+        ]
+    )
+    if not shared.any():
+        return data
+    first = data.sources[int(shared.argmax())]
+    if shared.all():
+        raise SettingsError(
+            f"--test must leave structures to learn from; all {len(data)} of DATA are in it, too ({first} "
+            "for one). Name other files, or use --split to hold out a part."
+        )
+    problem = (
+        f"{shared.sum()} of {len(data)} structures to learn from, which --test holds out ({first} for one)"
+    )
+    return replace(data[~shared], problems=(*data.problems, problem))
+
+
+def _content(atoms: Any) -> tuple[bytes, ...]:
+    """Atoms, positions and cell, to 1e-6 Angstrom: formats write different numbers of digits."""
+    lengths = (np.round(array, 6) + 0.0 for array in (atoms.positions, atoms.cell.array))
+    return atoms.numbers.tobytes(), *(array.tobytes() for array in lengths)
+
+
 def _joined(data: Dataset, more: Dataset) -> Dataset:
     y: Any
     if isinstance(data.y, PotentialTargets):
@@ -107,7 +143,7 @@ def _joined(data: Dataset, more: Dataset) -> Dataset:
         data.sources + more.sources,
         np.concatenate([data.groups, more.groups + data.groups.max() + 1]),
         data.target,
-        data.problems + more.problems,
+        tuple(dict.fromkeys(data.problems + more.problems)),
     )
 
 
@@ -141,6 +177,23 @@ def time_order_blocks(groups: NDArray[np.int64], n_blocks: int) -> Ints:
     return blocks
 
 
+def usual_split(groups: NDArray[np.int64]) -> str:
+    """How to divide files and runs: "blocks" of time where they are long enough, else whole "groups"."""
+    runs, lengths = np.unique(groups, return_counts=True)
+    return "blocks" if len(runs) == 1 or lengths.min() >= RUN_LENGTH else "groups"
+
+
+def _drawn(groups: NDArray[np.int64], order: NDArray[np.int64], fraction: float) -> list[int]:
+    """Groups to hold out: one after the other, those that bring nearer to the fraction; never all."""
+    sizes = {int(run): int(np.count_nonzero(groups == run)) for run in order}
+    missing, drawn = fraction * len(groups), list[int]()
+    for run, size in sizes.items():
+        if abs(missing - size) < missing and len(drawn) < len(sizes) - 1:
+            drawn.append(run)
+            missing -= size
+    return drawn or [min(sizes, key=lambda run: sizes[run])]
+
+
 def hold_out(settings: FitSettings, groups: NDArray[np.int64], n_data: int) -> Split:
     """Decide what is held out.
 
@@ -164,8 +217,7 @@ def hold_out(settings: FitSettings, groups: NDArray[np.int64], n_data: int) -> S
     if fraction == 0.0:
         return Split("none", everything, everything[:0])
     runs = np.unique(groups)
-    long = all(np.count_nonzero(groups == run) >= RUN_LENGTH for run in runs)
-    method = settings.split or ("blocks" if long or len(runs) == 1 else "groups")
+    method = settings.split or usual_split(groups)
     rng = np.random.default_rng(settings.seed)
     if method == "random":
         test = np.sort(rng.permutation(len(groups))[: round(fraction * len(groups))])
@@ -175,9 +227,7 @@ def hold_out(settings: FitSettings, groups: NDArray[np.int64], n_data: int) -> S
                 "--split groups holds out whole files and runs, and there is one. Use --split blocks for the "
                 "end of a trajectory, or --split random for independent structures."
             )
-        order, wanted = rng.permutation(runs)[:-1], fraction * len(groups)
-        sizes = np.cumsum([np.count_nonzero(groups == run) for run in order])
-        test = np.flatnonzero(np.isin(groups, order[: int(np.searchsorted(sizes, wanted)) + 1]))
+        test = np.flatnonzero(np.isin(groups, _drawn(groups, rng.permutation(runs), fraction)))
     else:
         ends = [rows[len(rows) - round(fraction * len(rows)) :] for run in runs
                 if len(rows := np.flatnonzero(groups == run))]  # fmt: skip

@@ -66,7 +66,6 @@ def target_of(model: Any) -> str:
     if not isinstance(regressor, MultiTargetRegressor):
         if predicts_energy(regressor):
             return "potential"
-        regressor = next(iter(getattr(regressor, "estimators_", ())), regressor)  # of a committee
         if getattr(regressor, "target_grid_", None) is not None:
             return "ldos"
         if getattr(regressor, "n_outputs_", None) == 3:

@@ -32,6 +32,9 @@ def write_predictions(path: Path, target: str, structures: list[Any], predicted:
             "ldos": predicted.values,
             "offsets": predicted.offsets,
             "species": predicted.species,
+            "zero": predicted.grid.zero,
+            "width": np.nan if predicted.grid.width is None else predicted.grid.width,
+            "units": "eV, states/eV per atom",
         }
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
         write_atomically(path, buffer.getvalue())

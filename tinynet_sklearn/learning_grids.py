@@ -2,7 +2,9 @@
 
 Candidates that differ in the network alone share the features, which are made once for each fold. Folds keep
 together what `tinynet fit` keeps together, and what `fit` would hold out is not looked at: its error of the
-settings that are chosen here remains one on unseen structures.
+settings that are chosen here remains one on unseen structures. Bonds that are not given, and whether the
+structures share them, are settled once, from all that is to be learned from, and shared by the folds: their
+errors compare candidates, and are no test of that choice.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinynet_sklearn._version import __version__
 from tinynet_sklearn.checkpoint import write_atomically
 from tinynet_sklearn.dataset_files import Dataset
-from tinynet_sklearn.learning_data import time_order_blocks
-from tinynet_sklearn.learning_errors import ErrorLine, error_lines
-from tinynet_sklearn.learning_runs import settled
+from tinynet_sklearn.learning_data import time_order_blocks, usual_split
+from tinynet_sklearn.learning_errors import UNITS, ErrorLine, error_lines
+from tinynet_sklearn.learning_runs import TRAINING_INTERRUPTED, settled
 from tinynet_sklearn.learning_settings import FitSettings, SettingsError, make_model
 
 __all__ = ["GridRow", "folds_of", "grid_rows", "parse_grid", "search", "write_rows"]
@@ -61,7 +64,8 @@ class GridRow:
     settings : FitSettings
         With nothing left open.
     errors : dict of str to float
-        Mean over the folds of each RMSE, "forces", "energy", "stress" or "ldos"; empty if it failed.
+        Mean of each RMSE, "forces", "energy", "stress" or "ldos", over the folds that know the quantity;
+        empty if it failed.
     spread : float
         Standard deviation of the first of them over the folds.
     n_features : int
@@ -155,15 +159,17 @@ def folds_of(
         File or run of each structure.
     n_folds : int
     method : {"blocks", "groups", "random", "file", "none"}
-        Of the split; the last two take blocks.
+        Of the split; the last two take blocks, or groups of short files, as `fit` does by itself.
 
     Raises
     ------
     SettingsError
-        If there are fewer structures, or files, than folds.
+        If there are fewer structures, or files, than folds, or files are too short for so many blocks.
     """
     from sklearn.model_selection import GroupKFold
 
+    if method in ("file", "none"):
+        method = usual_split(groups)
     n, runs = len(groups), np.unique(groups)
     n_parts, of_what = (len(runs), "files and runs") if method == "groups" else (n, "structures")
     if n_parts < n_folds:
@@ -178,9 +184,14 @@ def folds_of(
         fold[np.random.default_rng(settings.seed).permutation(n)] = np.arange(n) % n_folds
     else:
         fold = time_order_blocks(groups, n_folds)
-    return [
-        (np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(n_folds) if np.any(fold == k)
-    ]
+    filled = len(np.unique(fold))
+    if filled < n_folds:
+        raise SettingsError(
+            f"--folds {n_folds} needs files with so many structures to learn from, of which --split blocks "
+            f"makes blocks of time; these make {filled}. Ask for fewer folds, or use --split groups or "
+            "random."
+        )
+    return [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(n_folds)]
 
 
 def search(
@@ -209,14 +220,19 @@ def search(
     jobs : int, default=1
         Processes.
     memory : str or None, default=None
-        Folder in which features are kept.
+        Folder in which features are kept, as pickles: one that nobody else writes to.
     done : callable or None, default=None
         Called with the rows so far when a group of candidates with the same features is done.
 
     Returns
     -------
     list of GridRow
-        The best first; those that failed last.
+        The best first; those that failed, or come to the same as others, last.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If it is interrupted; `done` has had what was finished.
     """
     from joblib import Memory, Parallel, delayed
 
@@ -224,6 +240,7 @@ def search(
     groups: dict[tuple[Any, ...], list[tuple[dict[str, Any], FitSettings]]] = {}
     rows: list[GridRow] = []
     known: dict[Any, tuple[FitSettings, list[str]]] = {}
+    first_of: dict[FitSettings, dict[str, Any]] = {}
     for values in itertools.product(*grid.values()):
         varied = dict(zip(grid, values, strict=True))
         given = replace(settings, **{name.replace("-", "_"): value for name, value in varied.items()})
@@ -237,6 +254,10 @@ def search(
             rows.append(_failed(varied, given, str(error)))
             continue
         chosen = replace(given, jobs=1, **changed)
+        if first_of.setdefault(chosen, varied) is not varied:
+            same = ", ".join(f"{name}={value}" for name, value in first_of[chosen].items())
+            rows.append(_failed(varied, chosen, f"comes to the same as {same}"))
+            continue
         groups.setdefault(tuple(changed.values()), []).append((varied, chosen))
     embed = Memory(memory, verbose=0).cache(_embedded) if memory else _embedded
     tasks = [
@@ -244,7 +265,7 @@ def search(
         for group in groups.values()
         for fold in folds
     ]
-    if done is not None:
+    if done is not None and rows:
         done(grid_rows(rows))
     results = iter(Parallel(n_jobs=jobs, return_as="generator")(tasks))
     for group in groups.values():
@@ -260,7 +281,7 @@ def search(
 
 def grid_rows(rows: Sequence[GridRow]) -> list[GridRow]:
     """Sort: the best first, those that failed last."""
-    return sorted(rows, key=lambda row: (bool(row.problem), np.nan_to_num(row.rmse)))
+    return sorted(rows, key=lambda row: (bool(row.problem), np.isnan(row.rmse), row.rmse))
 
 
 def write_rows(rows: Sequence[GridRow], path: Path) -> None:
@@ -281,9 +302,14 @@ def _row(varied: dict[str, Any], settings: FitSettings, outcomes: list[Any]) -> 
     problem = next((outcome for outcome in outcomes if isinstance(outcome, str)), "")
     if problem:
         return _failed(varied, settings, problem)
-    quantities = outcomes[0][0]
-    errors = {name: [outcome[0][name] for outcome in outcomes] for name in quantities}
-    first = next(iter(errors.values()))
+    # a quantity may be known in some folds only
+    names = [name for name in UNITS if any(name in outcome[0] for outcome in outcomes)]
+    errors = {name: [outcome[0][name] for outcome in outcomes if name in outcome[0]] for name in names}
+    if not errors:
+        return _failed(varied, settings, "no fold has anything to compare with")
+    first = errors[names[0]]
+    if not np.isfinite(first).all():
+        return _failed(varied, settings, "its errors are no finite numbers")
     return GridRow(
         varied,
         settings,
@@ -295,8 +321,9 @@ def _row(varied: dict[str, Any], settings: FitSettings, outcomes: list[Any]) -> 
     )
 
 
-def _embedded(featurizer: Any, train: list[Any], test: list[Any]) -> tuple[Any, Any]:
+def _embedded(featurizer: Any, train: list[Any], test: list[Any], version: str) -> tuple[Any, Any]:
     """Features of both, from a featurizer that is fitted on the first."""
+    del version  # a memory must not give what another version of the package made
     features = featurizer.fit_transform(train)
     return features, featurizer.transform(test)
 
@@ -309,10 +336,11 @@ def _score_fold(
     n_species = len({z for atoms in structures for z in atoms.numbers.tolist()})
     models = [make_model(settings, n_species) for settings in candidates]
     found: list[Any] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a fixed number of iterations is the plan
+    with warnings.catch_warnings(record=True) as caught:  # a fixed number of iterations is the plan
+        warnings.simplefilter("always")
         try:
-            features = embed(models[0]["embed"], structures, [data.structures[i] for i in test])
+            held_out = [data.structures[i] for i in test]
+            features = embed(models[0]["embed"], structures, held_out, __version__)
         except (ValueError, MemoryError) as error:
             return [str(error)] * len(models)
         y: Any = data.y
@@ -321,6 +349,8 @@ def _score_fold(
                 start = time.perf_counter()
                 net = model["net"].fit(features[0], y[train])
                 seconds = time.perf_counter() - start
+                if any(str(warning.message).startswith(TRAINING_INTERRUPTED) for warning in caught):
+                    raise KeyboardInterrupt
                 options = {"output": "all"} if settings.target == "potential" else {}
                 lines = error_lines(
                     settings.target,

@@ -95,7 +95,7 @@ def print_grid(console: Console, rows: Sequence[GridRow], n_folds: int) -> None:
         for row in rows
         if row.problem
     ]
-    print_remarks(console, f"{plural(len(failed), 'candidate')} failed", failed)
+    print_remarks(console, f"{plural(len(failed), 'candidate')} without errors to compare", failed)
 
 
 def print_card(console: Console, name: str, card: Mapping[str, Any]) -> None:
@@ -107,7 +107,11 @@ def print_card(console: Console, name: str, card: Mapping[str, Any]) -> None:
 
     data, split, training = card["data"], card["split"], card["training"]
     section(console, name, card["method"], f"made on {card['created']}")
-    files = [f"{entry['file']}: {plural(entry['structures'], 'structure')}" for entry in data["files"]]
+    files = [
+        f"{entry['file']}: {plural(entry['structures'], 'structure')}"
+        + (f", {entry['train']} to learn from, {entry['test']} held out" if "train" in entry else "")
+        for entry in data["files"]
+    ]
     more = len(files) - MAX_FILES
     section(
         console,

@@ -21,9 +21,12 @@ from tinynet_sklearn.evaluation import fitted_steps
 from tinynet_sklearn.learning_data import Split, read_quietly, time_order_blocks
 from tinynet_sklearn.learning_errors import ErrorLine, error_lines
 from tinynet_sklearn.learning_settings import (
+    NOT_SMOOTH,
     FitSettings,
+    SettingsError,
     bonds_text,
     make_model,
+    option,
     parse_bonds,
 )
 from tinynet_sklearn.pipelines import outside_training
@@ -31,7 +34,13 @@ from tinynet_sklearn.pipelines import outside_training
 __all__ = ["Learned", "evaluated", "learn", "outside_of", "predictions", "read_like", "settled"]
 
 #: How the warning of an interrupted training begins.
-_INTERRUPTED = "training was interrupted"
+TRAINING_INTERRUPTED = "training was interrupted"
+
+# What a fitted model of one bond graph can do for other structures.
+_FOR_OTHERS = (
+    "; the model takes the atoms that it was fitted on, in their order and with their bonds. For others fit "
+    "with --topology each or --topology smooth; TinyNetCalculator takes supercells."
+)
 
 #: Blocks of each run, of which early stopping watches some.
 N_BLOCKS = 10
@@ -81,11 +90,13 @@ class Learned:
 def settled(settings: FitSettings, data: Dataset, train: Ints) -> tuple[FitSettings, list[str]]:
     """Decide what was left open, and say what was decided.
 
-    Bonds are proposed from the training structures; whether all structures share their graph is seen from
-    positions alone.
+    Bonds are proposed from the training structures; whether these share one graph is seen from their
+    positions. What is held out is not looked at.
 
     Raises
     ------
+    SettingsError
+        If the training structures share no graph, and settings were given that need one.
     ValueError
         If there are no bonds to propose.
     """
@@ -105,22 +116,24 @@ def settled(settings: FitSettings, data: Dataset, train: Ints) -> tuple[FitSetti
     else:
         proposed = ""
     if topology == "auto":
-        strangers = _strangers(data, bonds or "")
+        part = data[train]
+        strangers = _strangers(part, part, bonds or "")
         topology = "smooth" if strangers else "frozen"
         if strangers:
-            remarks.append(
-                f"--topology smooth: {len(strangers)} of {len(data)} structures do not share one bond graph "
-                f"({data.sources[strangers[0]]} for one)"
-                + ("; --bonds is not used" if settings.bonds else "")
+            why = (
+                f"{len(strangers)} of {len(part)} structures to learn from do not share one bond graph "
+                f"({part.sources[strangers[0]]} for one)"
             )
+            _refuse_of_graphs(settings, why)
+            remarks.append(f"--topology smooth: {why}")
             proposed = ""
         else:
-            remarks.append("--topology frozen: all structures share one bond graph")
+            remarks.append("--topology frozen: all structures to learn from share one bond graph")
     if proposed:
         remarks.insert(0, proposed)
     if topology == "smooth":
         chosen = replace(settings, topology=topology, cutoff=cutoff, bonds=None, N=None, paths=None)
-        return replace(chosen, n=4 if settings.n is None else min(settings.n, 4)), remarks
+        return replace(chosen, n=4 if settings.n is None else settings.n), remarks
     n, N, paths = _usual(settings.target, topology)
     return replace(
         settings,
@@ -142,19 +155,62 @@ def _usual(target: str, topology: str) -> tuple[int, int, str]:
     return (4, 2, "all") if topology == "frozen" else (4, 1, "all")
 
 
-def _strangers(data: Dataset, bonds: str) -> list[int]:
-    """Structures that do not share the bond graph of the mean of all."""
+def _refuse_of_graphs(settings: FitSettings, why: str) -> None:
+    """Refuse what was given and smooth sums do not have: a choice made here drops no setting in silence."""
+    given = [option(name) for name in NOT_SMOOTH if getattr(settings, name) is not None]
+    if given:
+        raise SettingsError(
+            f"{given[0]} is of bond graphs, but {why}. Leave it out, which takes --topology smooth, or take "
+            "--topology each."
+        )
+    if settings.n is not None and not 2 <= settings.n <= 4:
+        raise SettingsError(
+            f"-n must be 2, 3 or 4 where {why}, which takes --topology smooth; got {settings.n}. Take one of "
+            "these, or --topology each."
+        )
+
+
+def _strangers(known: Dataset, asked: Dataset, bonds: str) -> list[int]:
+    """Structures of `asked` that do not share the bond graph of the mean of `known`."""
     from tinynet_sklearn.graph import build_bond_graph
     from tinynet_sklearn.reference import lies_on, mean_structure, mismatch
     from tinynet_sklearn.structures import as_structures
 
-    structures = as_structures(data.structures, "DATA")
-    others = [i for i, structure in enumerate(structures) if mismatch(structure, structures[0])]
-    if others:
-        return others
-    reference = mean_structure(structures)
+    structures = as_structures(known.structures, "DATA")
+    reference = mean_structure([s for s in structures if not mismatch(s, structures[0])])
     graph = build_bond_graph(reference, parse_bonds(bonds))
-    return [i for i, structure in enumerate(structures) if not lies_on(structure, reference, graph)]
+    others = structures if asked is known else as_structures(asked.structures, "DATA")
+    return [i for i, structure in enumerate(others) if not lies_on(structure, reference, graph)]
+
+
+def _predictable(settings: FitSettings, data: Dataset, split: Split) -> tuple[Dataset, Split]:
+    """Leave out held-out structures that do not share the bond graph of the others, or refuse them.
+
+    Raises
+    ------
+    ValueError
+        If there are some, and they are not to be skipped.
+    """
+    part, test = data[split.train], data[split.test]
+    if settings.topology != "frozen" or not len(test):
+        return data, split
+    strangers = _strangers(part, test, settings.bonds or "")
+    if not strangers or _strangers(part, part, settings.bonds or ""):  # the latter the featurizer refuses
+        return data, split
+    n, first = len(test), test.sources[strangers[0]]
+    if len(strangers) == n or not settings.skip_problems:
+        raise ValueError(
+            f"{len(strangers)} of {n} held-out structures do not share the bond graph of those to learn from "
+            f"({first} for one), which --topology frozen needs. Take --topology smooth or --topology each, "
+            "or leave them out with --skip-problems."
+        )
+    problem = (
+        f"{len(strangers)} of {n} held-out structures, which do not share the bond graph of those to learn "
+        f"from ({first} for one): the model refuses their like"
+    )
+    return replace(data, problems=(*data.problems, problem)), replace(
+        split, test=np.delete(split.test, strangers)
+    )
 
 
 def learn(settings: FitSettings, data: Dataset, split: Split, verbose: int = 0) -> Learned:
@@ -179,6 +235,7 @@ def learn(settings: FitSettings, data: Dataset, split: Split, verbose: int = 0) 
     chosen, remarks = settled(settings, data, split.train)
     if split.method != "none":
         chosen = replace(chosen, split=split.method)
+    data, split = _predictable(chosen, data, split)
     structures = [data.structures[i] for i in split.train]
     n_species = len({z for atoms in structures for z in atoms.numbers.tolist()})
     model = make_model(chosen, n_species, verbose)
@@ -197,6 +254,7 @@ def learn(settings: FitSettings, data: Dataset, split: Split, verbose: int = 0) 
     test, part = data[split.test], data[split.train]
     predicted = predictions(model, settings.target, test)
     held_out = [] if predicted is None else evaluated(model, test, predicted)
+    remarks += _worthless(held_out)
     again = predictions(model, settings.target, part)
     return Learned(
         model=model,
@@ -208,14 +266,24 @@ def learn(settings: FitSettings, data: Dataset, split: Split, verbose: int = 0) 
         training=[line for line in evaluated(model, part, again) if line.part == "all"],
         n_features=int(model["embed"].n_features_out_),
         seconds=seconds,
-        interrupted=any(message.startswith(_INTERRUPTED) for message in messages),
+        interrupted=any(message.startswith(TRAINING_INTERRUPTED) for message in messages),
         remarks=tuple(remarks),
     )
 
 
+def _worthless(held_out: Sequence[ErrorLine]) -> list[str]:
+    """Remarks on quantities that are predicted no better than by a constant."""
+    return [
+        f"held-out {line.quantity} are predicted no better than by the trivial guess: RMSE {line.rmse:.3g}, "
+        f"spread {line.spread:.3g} {line.unit}"
+        for line in held_out
+        if line.part == "all" and 0.0 < line.spread <= line.rmse
+    ]
+
+
 @contextmanager
-def named(sources: Sequence[Source]) -> Iterator[None]:
-    """Let messages that count structures name file and frame instead."""
+def named(sources: Sequence[Source], fitted: bool = False) -> Iterator[None]:
+    """Let messages that count structures name file and frame; of a fitted model, not advise how to fit."""
     try:
         yield
     except ValueError as error:
@@ -224,7 +292,10 @@ def named(sources: Sequence[Source]) -> Iterator[None]:
             number = int(found[1])
             return str(sources[number]) if number < len(sources) else found[0]
 
-        raise ValueError(re.sub(r"(?<=  )structure (\d+)\b", source, str(error))) from error
+        text = re.sub(r"(?<=  )structure (\d+)\b", source, str(error))
+        if fitted:
+            text = re.sub(r"; fit on structures .*", _FOR_OTHERS, text)
+        raise ValueError(text) from error
 
 
 def predictions(model: Any, target: str, data: Dataset) -> Any:
@@ -238,7 +309,7 @@ def predictions(model: Any, target: str, data: Dataset) -> Any:
     if not len(data):
         return None
     options = {"output": "all"} if target == "potential" else {}
-    with named(data.sources):
+    with named(data.sources, fitted=True):
         return model.predict(data.structures, **options)
 
 
@@ -254,8 +325,8 @@ def evaluated(model: Any, data: Dataset, predicted: Any) -> list[ErrorLine]:
         difference = predicted.grid.difference(data.y.grid)  # type: ignore[union-attr]
         if difference is not None:
             raise ValueError(
-                f"DATA must be on the energies of the model, {predicted.grid}; {difference}. Give them with "
-                "--energies, --width and --zero."
+                f"DATA must be on the energies of the model, {predicted.grid}; {difference}. Leave out "
+                "--zero and --spin, or name data that reach over them."
             )
     learned = getattr(fitted_steps(model)[-1], "quantities_", ())
     return error_lines(str(data.target), data.y, predicted, [source.file for source in data.sources], learned)

@@ -13,10 +13,12 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 __all__ = [
+    "NOT_SMOOTH",
     "FitSettings",
     "SettingsError",
     "bonds_text",
     "make_model",
+    "option",
     "parse_bonds",
     "parse_energies",
     "parse_hidden",
@@ -30,7 +32,7 @@ EXPLAINED = 0.999
 
 #: What only one kind of target, or of topology, has.
 _ONLY_LDOS = ("energies", "width", "zero", "spin")
-_NOT_SMOOTH = ("bonds", "N", "paths")
+NOT_SMOOTH = ("bonds", "N", "paths")
 
 
 class SettingsError(ValueError):
@@ -138,14 +140,12 @@ class FitSettings:
             )
         if self.target != "ldos":
             self._refuse(_ONLY_LDOS, "is for --target ldos", f"got it with --target {self.target}")
-        if self.topology == "smooth":
-            self._refuse(
-                _NOT_SMOOTH,
-                "is of bond graphs",
-                "got it with --topology smooth, which bonds all within --cutoff",
-            )
+        if self.topology == "smooth" or (self.topology == "auto" and self.cutoff is not None):
+            given = "--topology smooth" if self.topology == "smooth" else "--cutoff"
+            received = f"got it with {given}, and smooth sums bond all within the cutoff"
+            self._refuse(NOT_SMOOTH, "is of bond graphs", received)
             if self.n is not None and not 2 <= self.n <= 4:
-                raise SettingsError(f"-n must be 2, 3 or 4 with --topology smooth; got {self.n}.")
+                raise SettingsError(f"-n must be 2, 3 or 4 with {given}; got {self.n}.")
         elif self.topology != "auto":
             self._refuse(
                 ("cutoff",), "is of --topology smooth", f"got it with --topology {self.topology}; see --bonds"
@@ -155,7 +155,8 @@ class FitSettings:
                 try:
                     parse(getattr(self, name))
                 except ValueError as error:
-                    raise SettingsError(f"--{error}") from None
+                    text = str(error)
+                    raise SettingsError(f"--{text if text.startswith(name) else f'{name}: {text}'}") from None
 
     def _refuse(self, names: tuple[str, ...], contract: str, received: str) -> None:
         given = [name for name in names if getattr(self, name) is not None]

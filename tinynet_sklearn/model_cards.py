@@ -2,28 +2,37 @@
 
 A card is a dict of plain values, kept as the metadata of `save_model`:
 
-================
-============================================================================================== key
-meaning ================
-============================================================================================== card
-version of this layout, an integer created           date and time, UTC target            "forces",
-"potential" or "ldos" method            the model in a sentence command           the command that makes it
-again settings          its options, none left open data              "files" with their SHA-256 and number
-of structures; species, structures, atoms; what was left out split             how structures were held out:
-"method", "description", numbers "train" and "test", and "test_frames", file by file held_out_errors   list
-of errors (`learning_errors.ErrorLine`) on structures that were not trained on; empty where there were none
-training_errors   the same of the training structures training          seconds, iterations, whether it was
-interrupted, remarks limits            what the model cannot do units             of what goes in and comes
-out versions          of Python and packages ================
-==============================================================================================
+================  ============================================================================================
+key               meaning
+================  ============================================================================================
+card              version of this layout, an integer
+created           date and time, UTC
+target            "forces", "potential" or "ldos"
+method            the model in a sentence
+command           the command that makes it again
+settings          its options, none left open
+data              "files" with their SHA-256 and numbers of structures, of which "train" were learned from and
+                  "test" held out; species, structures, atoms; what was left out
+split             how structures were held out: "method", "description", numbers "train" and "test", and
+                  "test_frames", file by file
+held_out_errors   list of errors (`learning_errors.ErrorLine`) on structures that were not trained on; empty
+                  where there were none
+training_errors   the same of the training structures
+training          seconds, iterations, whether it was interrupted, remarks
+limits            what the model cannot do
+units             of what goes in and comes out
+versions          of Python and packages
+================  ============================================================================================
 
 Models that were saved in another way have other cards or none; `read_card` returns what there is.
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -90,7 +99,7 @@ def make_card(learned: Learned, output: str) -> dict[str, Any]:
         "command": settings.as_command(output),
         "settings": settings.as_dict(),
         "data": {
-            "files": _files(data),
+            "files": _files(data, learned.split),
             "species": [species_name(z) for z in numbers],
             "structures": len(data),
             "atoms": int(sum(len(atoms) for atoms in data.structures)),
@@ -155,9 +164,10 @@ def read_card(path: str | Path) -> dict[str, Any]:
 
 
 def known_files(card: dict[str, Any], files: Sequence[str]) -> list[str]:
-    """Files that a model was fitted with, by their content: errors on these say little."""
+    """Files of which a model has learned, by their content: errors on these say little."""
     data = card.get("data")
-    known = {entry["sha256"] for entry in data.get("files", [])} if isinstance(data, dict) else set()
+    entries = data.get("files", []) if isinstance(data, dict) else []
+    known = {entry["sha256"] for entry in entries if entry.get("train", 1) > 0}  # old cards do not say
     return [file for file in dict.fromkeys(files) if (found := _sha256(file)) and found in known]
 
 
@@ -187,20 +197,31 @@ def _method(learned: Learned) -> str:
     return f"{embedding}; a network of {settings.hidden} for each species; {what[settings.target]}"
 
 
-def _files(data: Dataset) -> list[dict[str, Any]]:
-    counts: dict[str, int] = {}
-    for source in data.sources:
-        counts[source.file] = counts.get(source.file, 0) + 1
-    return [{"file": file, "sha256": _sha256(file), "structures": n} for file, n in counts.items()]
+def _files(data: Dataset, split: Split) -> list[dict[str, Any]]:
+    files = [source.file for source in data.sources]
+    train, test = (Counter(files[i] for i in part) for part in (split.train, split.test))
+    return [
+        {"file": file, "sha256": _sha256(file), "structures": n, "train": train[file], "test": test[file]}
+        for file, n in Counter(files).items()
+    ]
 
 
 def _sha256(file: str) -> str:
-    """Of a file; "" of what is no file by itself, as those in archives."""
+    """Of a file, of the archive that it is in, or of all files of a run; "" if there are none."""
+    path = Path(file)
+    parts = [part for part in (path, *path.parents) if part.is_file()]
+    if not parts:  # a folder, or the label of a run
+        found = path.rglob("*") if path.is_dir() else path.parent.glob(f"{glob.escape(path.name)}.*")
+        parts = sorted(part for part in found if part.is_file())
+    digest = hashlib.sha256()
     try:
-        with Path(file).open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
+        for part in parts:
+            with part.open("rb") as content:
+                while block := content.read(2**20):
+                    digest.update(block)
     except OSError:
         return ""
+    return digest.hexdigest() if parts else ""
 
 
 def _frames(data: Dataset, split: Split) -> dict[str, str]:

@@ -252,11 +252,11 @@ class PerAtomRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
             raise ValueError(
                 f"target='vector' needs targets with 3 columns, x, y and z; got {got}. Use target='scalar'."
             )
-        if self.target == "auto" and width == 3 and grid is None:
-            if X.frames is None and (X.invariant or X.vectors is not None):
-                warnings.warn(BLIND, UserWarning, stacklevel=4)  # fit, its validation wrapper, the user
-            return X.frames is not None
-        return self.target == "vector"
+        if self.target == "scalar" or width != 3 or grid is not None:
+            return False
+        if X.frames is None and (X.invariant or X.vectors is not None):
+            warnings.warn(BLIND, UserWarning, stacklevel=4)  # fit, its validation wrapper, the user
+        return self.target == "vector" or X.frames is not None
 
     def _row_weights(self, sample_weight: ArrayLike | None, X: PerAtomArray) -> FloatArray | None:
         weight = check_structure_weights(sample_weight, len(X))

@@ -30,7 +30,7 @@ from tinynet_sklearn.potential_targets import PotentialTargets
 from tinynet_sklearn.recorder import Options, Recorder
 from tinynet_sklearn.rows import network_keys, resolved_average
 from tinynet_sklearn.training import AtomNetwork, hidden_sizes
-from tinynet_sklearn.workers import open_file
+from tinynet_sklearn.workers import kept_for_search, open_file
 
 __all__ = ["Material", "TrainedPotential", "potential_keys", "report_end", "train_potential"]
 
@@ -121,7 +121,8 @@ def train_potential(
     Raises
     ------
     KeyboardInterrupt
-        If the user interrupts before anything was learned.
+        If the user interrupts before anything was learned, or while files are kept with
+        ``resume="matching"``.
     ValueError
         If networks to continue from do not fit, or a checkpoint file does not.
     """
@@ -261,7 +262,7 @@ def _run(
         recorder.summary()
     except KeyboardInterrupt:
         recorder.cancelled = True
-        if not recorder.n_iter:
+        if not recorder.n_iter or kept_for_search(recorder):
             raise
     finally:
         recorder.running = False
@@ -297,6 +298,11 @@ def _prints(
     references = [
         np.asarray(part) for part in (targets.energy, targets.forces, targets.stress) if part is not None
     ]
+    frames = material.atoms.frames
+    groups = None if frames is None else frames.symmetry
+    if frames is not None and groups is not None:
+        arrays = [frames.sites, *groups.gather, *groups.rotations, groups.vector_columns]
+        parts["site groups of X"] = arrays
     parts |= {
         "random_state": np.array(options.seed),
         "X": [material.atoms.values, material.atoms.offsets, material.atoms.species],

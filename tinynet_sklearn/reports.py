@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console, RenderableType
 from rich.padding import Padding
+from rich.progress import Progress, ProgressColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -36,6 +38,18 @@ def section(console: Console, title: str, *content: RenderableType) -> None:
     for part in content:
         shown = Text(part) if isinstance(part, str) else part  # no markup in file names
         console.print(Padding(shown, (0, 0, 0, 2), expand=False))
+
+
+@contextmanager
+def progress_bar(*columns: ProgressColumn) -> Iterator[Progress]:
+    """Progress on the error stream where that is a terminal; elsewhere nothing."""
+    stderr = Console(stderr=True)
+    bar = Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
+    if bar.disable:  # rich before 15 leaves an empty line behind a bar that was never shown
+        yield bar
+    else:
+        with bar:
+            yield bar
 
 
 def features_table(species: Iterable[SpeciesFeatures], n_columns: int) -> Table:

@@ -113,7 +113,7 @@ class RunFiles:
         self._trajectory: Any = None
         self._sizes: dict[str, int] = {}
         self._head = b""
-        self._lock = None if folder is None else FolderLock(folder)
+        self._lock = None if folder is None else FolderLock(folder, error=RunSettingsError)
 
     def path(self, name: str) -> Path:
         """Where a file of this run is."""

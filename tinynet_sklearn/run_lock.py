@@ -13,8 +13,6 @@ import re
 import socket
 from pathlib import Path
 
-from tinynet_sklearn.run_settings import RunSettingsError
-
 __all__ = ["LOCK", "FolderLock"]
 
 #: Name of the file.
@@ -22,10 +20,21 @@ LOCK = ".lock"
 
 
 class FolderLock:
-    """The lock of a folder, not taken yet."""
+    """The lock of a folder, not taken yet.
 
-    def __init__(self, folder: Path) -> None:
+    Parameters
+    ----------
+    folder : Path
+    name : str, default="folder"
+        The argument that names it, for messages.
+    error : type, default=ValueError
+        What `take` raises.
+    """
+
+    def __init__(self, folder: Path, name: str = "folder", error: type[ValueError] = ValueError) -> None:
         self.path = folder / LOCK
+        self._name = name
+        self._error = error
         self._file: int | None = None
         self._by_system = False
 
@@ -34,8 +43,8 @@ class FolderLock:
 
         Raises
         ------
-        RunSettingsError
-            If another run has locked it.
+        ValueError
+            Or `error`: if another run has locked it.
         OSError
             If the folder cannot be written to.
         """
@@ -44,8 +53,8 @@ class FolderLock:
             try:
                 locked = _locked(file)
                 if locked is False or (locked is None and not created and _lives(_holder(file))):
-                    raise RunSettingsError(
-                        f"folder must belong to one run at a time; '{self.path.parent}' is in use by "
+                    raise self._error(
+                        f"{self._name} must belong to one run at a time; '{self.path.parent}' is in use by "
                         f"{_holder(file)}. Wait for its end or name another folder; if there is no such "
                         f"process, remove '{self.path}'."
                     )

@@ -332,11 +332,11 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
 
 def value_key(value: Any) -> Any:
     """What is equal for equal values: the value where it can be hashed, else how it is written."""
-    if isinstance(value, list | np.ndarray):
-        value = tuple(np.asarray(value).tolist())
     try:
+        if isinstance(value, list | np.ndarray):
+            value = tuple(np.asarray(value).tolist())
         hash(value)
-    except TypeError:
+    except (TypeError, ValueError):  # ValueError: lists of different lengths make no array
         return repr(value)
     return value
 

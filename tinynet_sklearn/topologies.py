@@ -4,23 +4,23 @@ What `tinynet_sklearn.paths` and `tinynet_sklearn.tables` do atom by atom, once,
 symmetry, is done here for all atoms of a structure at once, since every structure has its own. The walks
 depend on the bond graph alone; so do the neighbours, unless bonds fade.
 
-=================  ==============  ==================================================================
-name               shape           meaning
-=================  ==============  ==================================================================
-classes            (n_classes,)    `SlotClass` of entries that may exchange their slots
-walk_offsets       (n_walks + 1,)  hops of walk w are walk_bonds[walk_offsets[w]:walk_offsets[w + 1]]
-walk_bonds         (n_hops,)       undirected bond of each hop, `BondGraph` numbering
-walk_rows          (n_walks,)      atom that a walk starts from
-walk_classes       (n_walks,)      index into ``classes``
-walk_weights       (n_walks,)      1, or the number of walks that are summed
-walk_starts        (n_walks,)      directed bond of the first hop, an entry of ``graph.targets``
-neighbor_rows      (n_neighbors,)  atom at the centre
-neighbor_atoms     (n_neighbors,)  atom at the other end ...
+=================  ================  ==================================================================
+name               shape             meaning
+=================  ================  ==================================================================
+classes            (n_classes,)      `SlotClass` of entries that may exchange their slots
+walk_offsets       (n_walks + 1,)    hops of walk w are walk_bonds[walk_offsets[w]:walk_offsets[w + 1]]
+walk_bonds         (n_hops,)         undirected bond of each hop, `BondGraph` numbering
+walk_rows          (n_walks,)        atom that a walk starts from
+walk_classes       (n_walks,)        index into ``classes``
+walk_weights       (n_walks,)        1, or the number of walks that are summed
+walk_starts        (n_walks,)        directed bond of the first hop, an entry of ``graph.targets``
+neighbor_rows      (n_neighbors,)    atom at the centre
+neighbor_atoms     (n_neighbors,)    atom at the other end ...
 neighbor_cells     (n_neighbors, 3)  ... which stands in this cell
-neighbor_classes   (n_neighbors,)  index into ``classes``
-neighbor_weights   (n_neighbors,)  how far a neighbour is reached over whole bonds, 0 to 1
-neighbor_bonds     (n_neighbors,)  the bond to a neighbour one hop away, else -1
-=================  ==============  ==================================================================
+neighbor_classes   (n_neighbors,)    index into ``classes``
+neighbor_weights   (n_neighbors,)    how far a neighbour is reached over whole bonds, 0 to 1
+neighbor_bonds     (n_neighbors,)    the bond to a neighbour one hop away, else -1
+=================  ================  ==================================================================
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from tinynet_sklearn._validation import first_few, species_name
@@ -23,17 +24,25 @@ from tinynet_sklearn.checkpoint import (
     remove_torsos,
     shared_file,
 )
+from tinynet_sklearn.equivariance import GroupAction
 from tinynet_sklearn.keras_loops import moments_of
 from tinynet_sklearn.mapped_rows import MappedRows
 from tinynet_sklearn.networks import DenseStack, with_arrays
-from tinynet_sklearn.recorder import Recorder
+from tinynet_sklearn.recorder import Recorder, TrainingSet
 from tinynet_sklearn.rows import network_keys
 from tinynet_sklearn.scaling import ColumnScaling
 from tinynet_sklearn.solvers import SOLVERS, choose_solver, why
 from tinynet_sklearn.target_maps import OutputLink
 from tinynet_sklearn.training import AtomNetwork, Samples, Task
 
-__all__ = ["check_checkpoint", "open_file", "open_files", "report_divergence", "train_tasks"]
+__all__ = [
+    "check_checkpoint",
+    "kept_for_search",
+    "open_file",
+    "open_files",
+    "report_divergence",
+    "train_tasks",
+]
 
 # Options that other solvers do not look at, and what users call them.
 _ADAM_NAMES = {
@@ -67,7 +76,8 @@ def train_tasks(tasks: list[Task], solver: str, n_jobs: int | None) -> list[tupl
     Raises
     ------
     KeyboardInterrupt
-        If the user interrupts before any network has made a step that could be kept.
+        If the user interrupts before any network has made a step that could be kept, or while files are kept
+        with ``resume="matching"``: a search would take networks that are half trained for whole ones.
     """
     try:
         with threadpool_limits(limits=1, user_api="blas"):
@@ -149,6 +159,11 @@ def open_file(
             f"resume=True cannot take iterations back; '{recorder.file.path}' holds {recorder.n_iter} of "
             f"them, max_iter is {max_iter}. Raise max_iter, or set resume=False to train all networks anew."
         )
+
+
+def kept_for_search(recorder: Recorder) -> bool:
+    """Whether a training that ends early goes on from a file in its next call, ``resume="matching"``."""
+    return recorder.file is not None and recorder.file.shared
 
 
 def check_checkpoint(settings: Any) -> None:
@@ -256,7 +271,7 @@ def _interrupted(tasks: list[Task]) -> list[tuple[AtomNetwork, Recorder]]:
         task.recorder.cancelled = True
     while any(task.recorder.running for task in tasks):  # until their present iteration, or call, is done
         time.sleep(0.01)
-    if not any(task.recorder.n_iter for task in tasks):
+    if not any(task.recorder.n_iter for task in tasks) or any(kept_for_search(t.recorder) for t in tasks):
         raise KeyboardInterrupt
     state = "; ".join(f"{task.recorder.label} after {task.recorder.n_iter} iterations" for task in tasks)
     warnings.warn(
@@ -291,37 +306,37 @@ def _fingerprint(task: Task, solver: str) -> dict[str, str]:
         parts["max_iter"] = options.max_iter
     parts |= {
         "random_state": np.array(options.seed),
-        "X or scaler": [_rows_or_digest(train.rows), train.structure, train.site],
-        "y or target_scaler": [train.targets, *_link_arrays(train.link)],
-        **({} if train.basis is None else {"vectors of X": [train.basis]}),
-        "sample_weight": [train.weight],
-        "symmetry_average": [
-            np.asarray(a)
-            for action in train.actions
-            for a in (action.gather, action.rotations, action.vectors, action.shift, action.turns_outputs)
-        ],
+        **_arrays(train),
         "initial weights": [*task.start.network.arrays, *task.recorder.taken_up.values()],
     }
     if task.validation is not None:
-        held_out = task.validation
-        parts["validation structures"] = [
-            _rows_or_digest(held_out.rows),
-            held_out.targets,
-            held_out.weight,
-            held_out.site,
-        ]
+        held_out = _arrays(task.validation)
+        parts["validation structures"] = [array for arrays in held_out.values() for array in arrays]
     return fingerprint(parts)
 
 
-def _rows_or_digest(rows: Any) -> Any:
-    return rows.digest() if isinstance(rows, MappedRows) else rows
+def _arrays(data: TrainingSet) -> dict[str, list[NDArray[Any]]]:
+    """All that is in a training set, under the names by which users know it."""
+    rows: Any = data.rows
+    return {
+        "X or scaler": [
+            rows.digest() if isinstance(rows, MappedRows) else rows,
+            data.structure,
+            data.site,
+        ],
+        "y or target_scaler": [data.targets, *_fields(data.link)],
+        "vectors of X": [_array(data.basis)],
+        "sample_weight": [data.weight],
+        "symmetry_average": [array for action in data.actions for array in _fields(action)],
+    }
 
 
-def _link_arrays(link: OutputLink | None) -> list[Any]:
-    """What decides about a link."""
-    if link is None:
-        return []
-    return [np.asarray(part) for part in (link.measure, link.count, link.root) if part is not None]
+def _fields(part: OutputLink | GroupAction | None) -> list[NDArray[Any]]:
+    return [] if part is None else [_array(getattr(part, field.name)) for field in fields(part)]
+
+
+def _array(value: Any) -> NDArray[Any]:
+    return np.empty(0) if value is None else np.asarray(value)
 
 
 def _learned(net: AtomNetwork, recorder: Recorder) -> bool:

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tarfile
 import warnings
 from contextlib import contextmanager
 from dataclasses import replace
@@ -274,6 +275,30 @@ def test_inspect_an_element(tmp_path):
         "- No bonds in Cu4 with bonds=3.1: a single number bonds different species only; pass the suggested "
         "ones, bonds={'Cu-Cu': 3.1}, or --bonds Cu-Cu=3.1."
     ) in text
+
+
+def test_inspect_whatever_fit_reads(tmp_path):
+    frames = [bulk("MgO", "rocksalt", a=4.2, cubic=True) for _ in range(3)]
+    for k, atoms in enumerate(frames):
+        atoms.rattle(0.05, seed=k)
+    (tmp_path / "runs" / "inner").mkdir(parents=True)
+    write(tmp_path / "runs" / "one.extxyz", frames[:2])
+    write(tmp_path / "runs" / "inner" / "two.traj", frames[2])
+    with tarfile.open(tmp_path / "runs.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "runs", "runs")
+    for name in ("runs", "runs.tar.gz"):
+        result = run("inspect", tmp_path / name, "--bonds", "2.6")
+        assert result.exit_code == 0, result.output
+        assert "3 frames of 8 atoms" in words(result.stdout)
+
+
+def test_inspect_an_empty_folder(tmp_path):
+    result = run("inspect", tmp_path)
+    assert result.exit_code == 1
+    assert words(result.stderr) == (
+        f"error: cannot read {tmp_path}: there are no structures in a format that is known. Name the files "
+        "themselves."
+    )
 
 
 def test_inspect_with_a_cutoff_in_picometres(tmp_path):

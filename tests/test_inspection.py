@@ -208,6 +208,16 @@ def test_forces_that_are_not_finite():
     assert problems(everything) == [("Forces with NaN or infinite values.", [0])]
 
 
+def test_energies_and_stresses_that_are_not_finite():
+    frames = good_frames()
+    frames[1].calc.results["energy"] = np.nan
+    frames[2].calc.results["stress"] = np.full(6, np.inf)
+    assert problems(frames) == [
+        ("Energies with NaN or infinite values.", [1]),
+        ("Stresses with NaN or infinite values.", [2]),
+    ]
+
+
 def test_forces_that_are_zero():
     assert problems([with_forces(salt(), np.zeros((8, 3)))]) == [("All forces are zero.", [])]
 

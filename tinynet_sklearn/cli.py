@@ -159,7 +159,12 @@ def _learn(console: "Console", name: str, output: Path, seed: int, max_iter: int
 @app.command(epilog="Example:  tinynet inspect frames.extxyz --bonds Ba-O=3.6,Ti-O=2.7")
 @flowing
 def inspect(
-    file: Annotated[Path, typer.Argument(help="Structures in any format that ASE reads; or a saved model.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A file or folder with structures, of any kind that fit reads; or a saved model."
+        ),
+    ],
     bonds: Annotated[
         str,
         typer.Option(
@@ -209,13 +214,29 @@ def _is_model(file: Path) -> bool:
         return "tinynet.json" in archive.namelist()
 
 
+def _structures(file: Path) -> list[Any]:
+    """Structures with their results: of a file that ASE reads, or of anything else that `fit` takes."""
+    from tinynet_sklearn.dataset_files import read_dataset
+    from tinynet_sklearn.io import read_structures
+
+    if file.is_dir():
+        return read_dataset(file, None).structures
+    try:
+        return read_structures(file)
+    except ValueError:
+        try:
+            return read_dataset(file, None).structures
+        except (ImportError, ValueError):
+            pass
+        raise
+
+
 def _inspected(file: Path, bonds: Any) -> Any:
     """Read and inspect, with a progress bar on the error stream."""
     from tinynet_sklearn.inspection import inspect_structures
-    from tinynet_sklearn.io import read_structures
     from tinynet_sklearn.reports import progress_bar
 
-    structures = read_structures(file)
+    structures = _structures(file)
     with progress_bar() as progress:
         task = progress.add_task("frames", total=len(structures))
         return inspect_structures(structures, bonds, progress=lambda n: progress.advance(task, n))

@@ -208,6 +208,7 @@ def inspect_structures(
     _check_like_atoms(suggested, bonds, findings)
     _check_duplicates(usable, findings)
     forces = _forces(structures, usable, findings)
+    _check_energies(structures, findings)
     return Inspection(
         n_frames=len(structures),
         species=_species_counts(usable),
@@ -543,6 +544,18 @@ def _forces(
         net_rms=_rms(net),
         net_largest=float(np.abs(net).max()),
     )
+
+
+def _check_energies(structures: Sequence[Any], findings: list[Finding]) -> None:
+    """Energies and stresses that no fit takes; most frames have finite ones or none."""
+    for name, words in (("energy", "Energies"), ("stress", "Stresses")):
+        broken = []
+        for frame, atoms in enumerate(structures):
+            value = getattr(getattr(atoms, "calc", None), "results", {}).get(name)
+            if value is not None and not np.isfinite(np.asarray(value, dtype=np.float64)).all():
+                broken.append(frame)
+        if broken:
+            findings.append(Finding(True, f"{words} with NaN or infinite values.", broken))
 
 
 def _no_forces(structures: Sequence[Any]) -> Finding:

@@ -25,7 +25,7 @@ from tinynet_sklearn import (
     CycleMomentFeaturizer,
     SmoothMomentFeaturizer,
 )
-from tinynet_sklearn.checkpoint import write_atomically
+from tinynet_sklearn.atomic_files import write_atomically
 
 #: Published figures on the same splits.
 PEERS = {

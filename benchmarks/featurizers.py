@@ -29,7 +29,7 @@ from tinynet_sklearn import (
     CycleMomentFeaturizer,
     SmoothMomentFeaturizer,
 )
-from tinynet_sklearn.checkpoint import write_atomically
+from tinynet_sklearn.atomic_files import write_atomically
 from tinynet_sklearn.dscribe_features import DScribeFeaturizer
 
 HERE = Path(__file__).parent

@@ -24,7 +24,8 @@ from tinynet_sklearn import (
     load_model,
     save_model,
 )
-from tinynet_sklearn.checkpoint import file_name, write_atomically
+from tinynet_sklearn.atomic_files import write_atomically
+from tinynet_sklearn.checkpoint import file_name
 
 GPA = 160.21766
 

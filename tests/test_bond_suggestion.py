@@ -12,7 +12,8 @@ from crystals import diamond, perovskite, rattled, rocksalt, rutile, slab, traje
 from pymatgen.core import Structure
 
 from tinynet_sklearn import CycleMomentFeaturizer, build_bond_graph, load_batio3, load_moo3
-from tinynet_sklearn.bond_suggestion import suggest_bonds
+from tinynet_sklearn.bond_suggestion import bonds_text, suggest_bonds
+from tinynet_sklearn.learning_settings import parse_bonds
 
 
 def coordination(atoms, bonds):
@@ -452,3 +453,10 @@ def test_barium_titanate_in_molecular_dynamics(run):
     assert list(bonds) == ["Ba-O", "Ti-O"]
     counts = [build_bond_graph(frame, bonds).coordination_by_species() for frame in frames]
     assert all(list(found["Ba"]) == ["12 O"] and list(found["Ti"]) == ["6 O"] for found in counts)
+
+
+def test_cutoffs_are_written_as_the_command_line_reads_them():
+    bonds = {"Ba-O": 3.6, "Ti-O": 2.75, "O-O": 3.0}
+    assert bonds_text(bonds) == "Ba-O=3.6,Ti-O=2.75,O-O=3"
+    assert parse_bonds(bonds_text(bonds)) == bonds
+    assert bonds_text({}) == ""

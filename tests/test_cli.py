@@ -106,7 +106,9 @@ def test_quickstart(tmp_path):
     assert "O 12 1 Mo, 2 Mo, 3 Mo (4 each) 26 26 104 of 172" in text
     assert "Mo 4 6 O 37 38 151 of 172" in text
     assert "read back: exactly the same forces" in text
-    rmse, zero = re.search(r"^ *all +768 +([\d.]+) +([\d.]+)", result.stdout, flags=re.MULTILINE).groups()
+    rmse, zero = re.search(
+        r"^ *forces +all +768 +([\d.]+) +[\d.]+ +([\d.]+)", result.stdout, flags=re.MULTILINE
+    ).groups()
     assert float(rmse) < 0.6 * float(zero)
 
     model, metadata = load_model(folder / "moo3.tinynet", return_metadata=True)
@@ -123,8 +125,15 @@ def test_quickstart(tmp_path):
 
 
 def test_quickstart_learns_both_materials(tmp_path):
-    result = run("quickstart", "--output", tmp_path, "--max-iter", 1)
+    result = run("quickstart", "--output", tmp_path, "--max-iter", 1, "--json")
     assert result.exit_code == 0, result.output
+    assert "Training one 16x32 network per species" in words(result.stderr)
+    found = json.loads(result.stdout)
+    assert [learned["data"] for learned in found] == ["batio3", "moo3"]
+    for learned in found:
+        _, metadata = load_model(learned["model"], return_metadata=True)
+        assert learned["errors"][0]["rmse"] == learned["test_rmse"] == metadata["test_rmse"]
+        assert learned["identical"] is True
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["batio3-parity.png", "batio3.tinynet", "moo3-parity.png", "moo3.tinynet"]
 
@@ -345,7 +354,7 @@ def test_inspect_a_broken_file(tmp_path):
     path.write_text("3\n\nH 0 0 0\n")
     result = run("inspect", path)
     assert result.exit_code == 1
-    assert result.stderr.startswith(f"error: cannot read {path}: XYZError")
+    assert result.stderr.startswith(f"error: cannot read {path}: ValueError: the file ends after 1 of 3 atoms")
     assert "Traceback" not in result.output
 
 
@@ -354,7 +363,7 @@ def test_inspect_frames_that_cannot_be_used(tmp_path):
     path.write_text("1\n\nH 0 0 nan\n")
     result = run("inspect", path)
     assert result.exit_code == 1
-    assert "Atom 0: position is [ 0. 0. nan]; remove it. [frames 0]" in words(result.stdout)
+    assert "Atom 0: position is [ 0. 0. nan]; remove it. [frame 0]" in words(result.stdout)
 
 
 @pytest.mark.parametrize(
@@ -695,8 +704,9 @@ def test_progress_is_for_terminals(monkeypatch):
 def test_export_for_lammps(tmp_path):
     folder = tmp_path / "run"
     arguments = ("export", "moo3", "--lammps", "--supercell", "2x1x2", "--output", str(folder))
-    found = run(*arguments, "--temperature", "250")
+    found = run(*arguments, "--temperature", "250", "--json")
     assert found.exit_code == 0, found.stderr
+    assert sorted(json.loads(found.stdout)["written"]) == sorted(map(str, folder.iterdir()))
     assert sorted(path.name for path in folder.iterdir()) == [
         "in.run", "in.setup", "model.tinynet", "run.py", "structure.data", "structure.extxyz",
     ]  # fmt: skip

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import tarfile
 import tomllib
 from dataclasses import replace
 from importlib.resources import as_file, files
@@ -201,6 +202,55 @@ def test_what_is_read_is_never_replaced(frames, command, message):
     assert message in words(result.stderr)
     assert frames.read_bytes() == before
     assert os.listdir() == ["frames.extxyz"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("fit", "runs", "--output", "runs/a.extxyz"),
+        ("fit", "packed", "--output", "packed/a.tar.gz"),
+        ("fit", "frames.extxyz", "--test", "run*", "--output", "runs/a.extxyz"),
+        ("grid", "runs/*.extxyz", "--grid", "n=2", "--output", "runs/a.extxyz"),
+        ("predict", "moo3", "runs", "--output", "runs/a.extxyz"),
+        ("predict", "moo3", "deepmd", "--output", "deepmd/set.000/b.xyz"),
+        ("evaluate", "moo3", "deepmd", "--plot", "deepmd/set.000/a.png"),
+    ],
+)
+def test_what_is_found_in_folders_is_never_replaced(frames, command):
+    for folder in ("runs", "packed", "deepmd/set.000"):
+        Path(folder).mkdir(parents=True)
+    write("runs/a.extxyz", found := read(frames, ":12"))
+    with tarfile.open("packed/a.tar.gz", "w:gz") as archive:
+        archive.add("runs/a.extxyz")
+    arrays = {
+        "coord": [atoms.positions.ravel() for atoms in found],
+        "box": [atoms.cell.array.ravel() for atoms in found],
+        "force": [atoms.get_forces().ravel() for atoms in found],
+        "energy": [atoms.get_potential_energy() for atoms in found],
+    }
+    for name, values in arrays.items():
+        np.save(f"deepmd/set.000/{name}.npy", values)
+    Path("deepmd/type_map.raw").write_text("H O Mo")
+    np.savetxt("deepmd/type.raw", np.searchsorted([1, 8, 42], found[0].numbers), fmt="%d")
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    result = run(*command, "--force")
+    assert result.exit_code == 2, result.output
+    assert f"{command[-1]} would change what was read; name another file." in words(result.stderr)
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.usefixtures("frames")
+@pytest.mark.parametrize("command", [("fit",), ("grid", "--grid", "n=2", "--folds", 2)])
+def test_copies_do_not_stand_on_both_sides_of_a_split(command):
+    write("again.extxyz", read("frames.extxyz", "10:20"))
+    result = run(command[0], "frames.extxyz", "again.extxyz", *command[1:], *QUICK, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found.get("data", found)["left_out"] == [
+        "10 of 91 structures, which are copies of others (again.extxyz, frame 0 of frames.extxyz, frame 10 for one)"
+    ]
+    if "split" in found:
+        assert (found["split"]["train"], found["split"]["test"]) == (65, 16)
 
 
 def test_groups_held_out_come_near_the_fraction():
@@ -487,6 +537,61 @@ def test_an_interrupted_grid_ends():
 
 
 @pytest.mark.parametrize(
+    ("command", "output"),
+    [
+        (("fit", "frames.extxyz", "--max-iter", 40, "--hidden", 3), "model.tinynet"),
+        (
+            ("grid", "frames.extxyz", "--max-iter", 40, "--hidden", 3, "--folds", 2, "--grid", "n=2,3"),
+            "grid.csv",
+        ),
+    ],
+    ids=["fit", "grid"],
+)
+@pytest.mark.usefixtures("frames")
+def test_what_was_cut_off_goes_on_from_a_checkpoint(monkeypatch, command, output):
+    steps, last = [], 60
+    step = Recorder.step
+
+    def counted(recorder, *arguments):
+        steps.append(recorder.label)
+        if len(steps) == last:
+            raise KeyboardInterrupt
+        return step(recorder, *arguments)
+
+    monkeypatch.setattr(Recorder, "step", counted)
+    result = run(*command, "--checkpoint", "fits")
+    assert result.exit_code == 130, result.output
+    assert result.stderr == "error: interrupted; nothing was written; the same command goes on from fits.\n"
+    assert set(os.listdir()) == {"frames.extxyz", "fits"}
+    last = -1
+
+    del steps[:]
+    continued = run(*command, "--checkpoint", "fits", "--json")
+    assert continued.exit_code == 0, continued.output
+    n_continued = len(steps)
+    del steps[:]
+    whole = run(*command, "--json", "--force")
+    assert n_continued <= len(steps) - 40  # one network of them was finished
+    assert set(os.listdir()) == {"frames.extxyz", "fits", output}
+    errors = [
+        found.get("held_out_errors") or [row["forces_rmse"] for row in found["candidates"]]
+        for found in (json.loads(result.stdout) for result in (continued, whole))
+    ]
+    assert errors[0] == errors[1]
+
+
+@pytest.mark.usefixtures("frames")
+@pytest.mark.parametrize("option", ["--checkpoint", "--memory"])
+def test_folders_of_a_grid_are_no_files(option):
+    result = run("grid", "frames.extxyz", "--grid", "n=2", option, "frames.extxyz")
+    assert result.exit_code == 2
+    assert "frames.extxyz is a file; name a folder." in words(result.stderr)
+    result = run("grid", "frames.extxyz", "--grid", "n=2", option, "no/fits")
+    assert result.exit_code == 2
+    assert "there is no folder no; make it first." in words(result.stderr)
+
+
+@pytest.mark.parametrize(
     "regressor",
     [
         PerAtomRegressor(Ridge()),
@@ -511,11 +616,34 @@ def test_predictions_for_other_atoms_are_refused_with_advice():
     write("large.extxyz", read("frames.extxyz", "0") * (2, 1, 1))
     result = run("predict", "model.tinynet", "large.extxyz", "--output", "out.extxyz")
     assert result.exit_code == 1
-    assert result.stderr.splitlines()[1] == (
-        "  large.extxyz, frame 0: it has 32 atoms, the reference 16; the model takes the atoms that it was "
-        "fitted on, in their order and with their bonds. For others fit with --topology each or --topology "
-        "smooth; TinyNetCalculator takes supercells."
+    assert result.stderr.splitlines()[1:] == [
+        "  large.extxyz, frame 0: it has 32 atoms, the reference 16.",
+        "The model takes the atoms that it was fitted on, in their order and with their bonds. For others fit "
+        "with --topology each or --topology smooth; TinyNetCalculator takes supercells.",
+    ]
+
+
+@pytest.mark.usefixtures("frames")
+def test_structures_that_a_model_does_not_take_can_be_left_out():
+    assert run("fit", "frames.extxyz", *QUICK).exit_code == 0
+    first, second = read("frames.extxyz", ":2")
+    large = first * (2, 1, 1)
+    large.calc = SinglePointCalculator(large, forces=np.zeros((32, 3)))
+    write("mixed.extxyz", [first, large, second])
+    result = run(
+        "predict", "model.tinynet", "mixed.extxyz", "--output", "out.extxyz", "--skip-problems", "--json"
     )
+    assert result.exit_code == 0, result.output
+    problem = "mixed.extxyz, frame 1: it has 32 atoms, the reference 16."
+    assert json.loads(result.stdout)["left_out"] == [problem]
+    np.testing.assert_array_equal(read("out.extxyz", 1).positions, second.positions)
+    result = run("evaluate", "model.tinynet", "mixed.extxyz", "--skip-problems")
+    assert result.exit_code == 0, result.output
+    assert "model.tinynet on 2 structures left out: " + problem in words(result.stdout)
+    write("large.extxyz", large)
+    result = run("evaluate", "model.tinynet", "large.extxyz", "--skip-problems")
+    assert result.exit_code == 1
+    assert "large.extxyz, frame 0: it has 32 atoms" in words(result.stderr)
 
 
 @pytest.mark.usefixtures("frames")

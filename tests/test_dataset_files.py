@@ -342,6 +342,33 @@ def test_a_table_without_a_column(tmp_path):
     assert refused(tmp_path) == message
 
 
+@pytest.mark.parametrize(
+    ("column", "columns"),
+    [
+        ("cz", "lattice vectors are the columns ax, ay, az, bx, by, bz, cx, cy, cz"),
+        ("fy", "forces are the columns fx, fy, fz"),
+    ],
+)
+def test_a_table_with_a_part_of_a_quantity(tmp_path, column, columns):
+    """A crystal must not become a molecule by a misprint."""
+    path = tmp_path / "atoms.csv"
+    table(frames()).rename(columns={column: "misprint"}).to_csv(path)
+    assert refused(path) == (
+        f"cannot read {path}: {columns}; it lacks {column}. Add or rename them, or leave out all."
+    )
+
+
+def test_a_table_with_atoms_of_no_structure(tmp_path):
+    path = tmp_path / "atoms.csv"
+    rows_ = table(frames()).astype({"frame": float})
+    rows_.loc[1, "frame"] = np.nan
+    rows_.to_csv(path)
+    assert refused(path) == (
+        f"cannot read {path}: row 2 of the atoms has no structure or frame. Say which structure every row "
+        "belongs to."
+    )
+
+
 def test_a_table_with_mistakes(tmp_path):
     path = tmp_path / "atoms.csv"
     rows_ = table(frames(4))
@@ -489,12 +516,30 @@ def test_the_last_frame_is_cut_off(tmp_path):
     path.write_text("".join(xyz(path, 3)[:-1]))
     data, said = skipped(path)
     assert len(data) == 2
-    reason = "XYZError: ase.io.extxyz: Frame has 1 atoms, expected 2"
+    reason = "ValueError: the file ends after 1 of 2 atoms"
     assert said == (
         f"1 of 3 frames cannot be used and are left out: {path}, frame 2: {reason}. Correct the file."
     )
     with pytest.raises(ValueError, match=re.escape(f"cannot read {path}: {reason}. Check that the file")):
         read_structures(path)
+
+
+def test_a_number_of_atoms_beyond_the_end(tmp_path):
+    path = tmp_path / "a.extxyz"
+    lines = xyz(path, 4)
+    lines[4] = "99\n"
+    path.write_text("".join(lines))
+    data, _ = skipped(path)
+    assert [source.frame for source in data.sources] == [0, 2, 3]
+    assert data.problems == (
+        f"{path}, frame 1: ValueError: the file ends after 10 of 99 atoms. Correct the file.",
+    )
+
+
+def test_a_byte_order_mark(tmp_path):
+    path = tmp_path / "a.extxyz"
+    path.write_text("".join(xyz(path, 3)), encoding="utf-8-sig")
+    assert len(read_dataset(path)) == 3
 
 
 def test_an_empty_line_ends_no_file(tmp_path):

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import tinynet_sklearn
 from tinynet_sklearn import load_model, load_pretrained, save_model
 from tinynet_sklearn.cli import app
-from tinynet_sklearn.model_cards import _sha256, frames_text, known_files, read_card
+from tinynet_sklearn.model_cards import _sha256, known_files, read_card
 from tinynet_sklearn.persistence import read_metadata
 
 PACKAGE = Path(tinynet_sklearn.__file__).parent
@@ -121,8 +121,3 @@ def test_a_model_without_card(model, tmp_path):
     assert found.stderr == (
         "error: bare.tinynet has no card; tinynet fit writes one, and save_model(..., metadata=...).\n"
     )
-
-
-def test_frames_text():
-    assert frames_text([7, 0, 1, 2, 3]) == "0-3, 7"
-    assert frames_text([]) == ""

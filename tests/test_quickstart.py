@@ -61,15 +61,18 @@ def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
 
 def test_errors_of_parts_and_of_all():
     data = load_moo3()
-    true, temperatures = data.target[:10], data.temperatures[:10]
+    structures = np.arange(10)[::-1]
+    true, temperatures = data.target[structures], data.temperatures[structures]
     predicted = true.with_values(true.values + np.where(true.species == 42, 0.3, -0.1)[:, None])
     rows = {row.name: row for row in evaluate(true, predicted, temperatures)}
-    assert list(rows) == ["O", "Mo", "0 K", "100 K", "300 K", "500 K", "all"]
+    assert list(rows) == ["all", "O", "Mo", "0 K", "100 K", "300 K", "500 K"]
+    assert [row.part for row in rows.values()] == ["all"] + 2 * ["species"] + 4 * ["temperature"]
     assert (rows["Mo"].rmse, rows["Mo"].mae) == pytest.approx((0.3, 0.3))
     assert (rows["O"].rmse, rows["O"].mae) == pytest.approx((0.1, 0.1))
     zero = true.with_values(np.zeros_like(true.values))
-    assert rows["all"].zero_rmse == force_rmse(true, zero)
-    assert rows["all"].mae == force_mae(true, predicted)
+    assert rows["all"].spread == pytest.approx(force_rmse(true, zero))
+    assert rows["all"].mae == pytest.approx(force_mae(true, predicted))
     cold = temperatures == 100
-    assert rows["100 K"].zero_mae == force_mae(true[cold], zero[cold])
-    assert rows["all"].n_components == sum(rows[name].n_components for name in ("O", "Mo")) == 480
+    assert rows["100 K"].mae == pytest.approx(force_mae(true[cold], predicted[cold]))
+    assert rows["100 K"].spread == pytest.approx(force_rmse(true[cold], zero[cold]))
+    assert rows["all"].n == sum(rows[name].n for name in ("O", "Mo")) == 480

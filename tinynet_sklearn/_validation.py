@@ -31,6 +31,11 @@ def first_few(problems: Sequence[str], limit: int = 3) -> str:
     return "; ".join(problems[:limit]) + (f"; and {more} more" if more > 0 else "")
 
 
+def plural(n: int, noun: str) -> str:
+    """Number and noun."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
 def described(value: Any) -> str:
     """Type and, where it has one, shape of what a user passed."""
     shape = getattr(value, "shape", None)

@@ -36,7 +36,8 @@ from numpy.typing import NDArray
 
 from tinynet_sklearn._validation import described, first_few
 from tinynet_sklearn._version import __version__
-from tinynet_sklearn.checkpoint import fingerprint, write_atomically
+from tinynet_sklearn.atomic_files import write_atomically
+from tinynet_sklearn.checkpoint import fingerprint
 from tinynet_sklearn.containers import PerAtomArray
 from tinynet_sklearn.frames import ColumnSymmetry, SiteFrames
 from tinynet_sklearn.run_lock import FolderLock

@@ -122,6 +122,11 @@ def suggest_bonds(
     return found.cutoffs
 
 
+def bonds_text(bonds: Mapping[str, float]) -> str:
+    """Write cutoffs by pair as ``--bonds`` takes them."""
+    return ",".join(f"{pair}={cutoff:g}" for pair, cutoff in bonds.items())
+
+
 def checked_structures(structures: Sequence[Any]) -> list[AtomicStructure]:
     """Converted structures, none of which has two atoms in one place."""
     converted = as_structures(structures, "structures")

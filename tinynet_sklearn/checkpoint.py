@@ -23,10 +23,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
-import secrets
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -38,8 +35,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinynet_sklearn._version import __version__
+from tinynet_sklearn.atomic_files import write_atomically
 
-__all__ = ["CheckpointFile", "file_name", "fingerprint", "remove_torsos", "shared_file", "write_atomically"]
+__all__ = ["CheckpointFile", "file_name", "fingerprint", "shared_file"]
 
 FORMAT = 1
 _PACKAGE = "tinynet_sklearn"
@@ -47,10 +45,6 @@ _HASHED = "sha256:"
 
 # Most file systems allow 255; a network shared by all elements would have a longer name.
 LONGEST_NAME = 100
-
-# Seconds after which a file that is still incomplete, in a folder that several processes may use, was left by
-# one that was killed.
-TORSO_AGE = 600.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,37 +177,6 @@ def shared_file(
         if arrays is not None:
             return CheckpointFile(folder / f"{stem}-{max_iter}.npz", prints, True), arrays
     return CheckpointFile(folder / f"{stem}-{max_iter}.npz", prints, True), None
-
-
-def remove_torsos(path: Path, age: float = 0.0) -> None:
-    """Remove what processes left that were killed while they wrote a file.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    age : float, default=0.0
-        Leave alone what is younger, in seconds: another process may be writing it.
-    """
-    for torso in path.parent.glob(f".{path.name}.*.tmp"):
-        try:
-            if time.time() - torso.stat().st_mtime >= age:
-                torso.unlink()
-        except FileNotFoundError:  # complete by now, or removed by another process
-            continue
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that appears under its name only when it is complete and on the disk."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _as_text(part: Any) -> str:

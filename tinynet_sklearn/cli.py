@@ -9,6 +9,8 @@ Exit codes: 0 fine, 1 a problem in the data or in the course of a run, 2 wrong u
 """
 
 import json
+import sys
+from contextlib import nullcontext, redirect_stdout
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -71,6 +73,9 @@ def quickstart(
     material: Annotated[Material, typer.Option(help="Which bundled data to learn.")] = Material.both,
     seed: Annotated[int, typer.Option(min=0, help="For the split and the initial weights.")] = 0,
     max_iter: Annotated[int, typer.Option(min=1, help="L-BFGS iterations per network.")] = 400,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print errors and files as JSON, what happens on the error stream.")
+    ] = False,
 ) -> None:
     """Train and test force models on the bundled DFT data, in about half a minute.
 
@@ -88,18 +93,22 @@ def quickstart(
         except OSError as error:
             raise typer.BadParameter(str(error), param_hint="--output") from None
         names = list(MATERIALS) if material is Material.both else [material.value]
-        same = [_learn(console, name, output, seed, max_iter) for name in names]
-        example = output / f"{names[0]}.tinynet"
-        console.print(
-            f"\nTo use a model in Python: tinynet_sklearn.load_model({str(example)!r})", markup=False
-        )
-        if not all(same):
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            learned = [_learn(console, name, output, seed, max_iter) for name in names]
+            example = learned[0]["model"]
+            console.print(
+                f"\nTo use a model in Python: tinynet_sklearn.load_model({example!r})", markup=False
+            )
+        if as_json:
+            typer.echo(json.dumps(learned, indent=2))
+        if not all(found["identical"] for found in learned):
             raise ValueError("a model read back from its file does not predict the same; please report this.")
 
 
-def _learn(console: "Console", name: str, output: Path, seed: int, max_iter: int) -> bool:
-    """Run the steps of the quickstart on one material; whether the saved model predicts the same."""
+def _learn(console: "Console", name: str, output: Path, seed: int, max_iter: int) -> dict[str, Any]:
+    """Run the steps of the quickstart on one material; what is in the file, and errors by part."""
     from tinynet_sklearn import quickstart, reports
+    from tinynet_sklearn.learning_reports import print_errors
 
     data = quickstart.MATERIALS[name]()
     console.print()
@@ -128,18 +137,18 @@ def _learn(console: "Console", name: str, output: Path, seed: int, max_iter: int
         seconds = quickstart.train(pipeline, data, train)
     console.print(f"done in {seconds:.0f} s")
     predicted = pipeline.predict(structures)
-    rows = quickstart.evaluate(data.target[test], predicted, data.temperatures[test])
-    reports.section(
+    errors = quickstart.evaluate(data.target[test], predicted, data.temperatures[test])
+    print_errors(
         console,
-        f"Errors on held-out structures, eV/Angstrom (label noise: about {data.label_noise:.2g})",
-        reports.errors_table(rows),
+        f"Errors on held-out structures (label noise: about {data.label_noise:.2g} eV/Angstrom)",
+        errors,
     )
     metadata = {
         "data": name,
         "target": "forces, eV/Angstrom",
         "seed": seed,
-        "test_rmse": rows[-1].rmse,
-        "test_mae": rows[-1].mae,
+        "test_rmse": errors[0].rmse,
+        "test_mae": errors[0].mae,
         "test_frames": [int(frame) for frame in data.frames[test]],
     }
     plot_title = f"{structures[0].info['material']}, {len(test)} held-out structures"
@@ -153,7 +162,12 @@ def _learn(console: "Console", name: str, output: Path, seed: int, max_iter: int
         + ("exactly the same forces" if saved.identical else "OTHER FORCES"),
         f"{saved.plot}",
     )
-    return saved.identical
+    return metadata | {
+        "errors": [line.as_dict() for line in errors],
+        "model": str(saved.model),
+        "plot": str(saved.plot),
+        "identical": saved.identical,
+    }
 
 
 @app.command(epilog="Example:  tinynet inspect frames.extxyz --bonds Ba-O=3.6,Ti-O=2.7")

@@ -1,6 +1,7 @@
 """Arguments and options that the commands of learning share, with their help."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,7 +29,7 @@ class Topology(StrEnum):
     smooth = "smooth"
 
 
-class Paths(StrEnum):
+class PathKind(StrEnum):
     """Kinds of walks."""
 
     all = "all"
@@ -104,7 +105,7 @@ Shells = Annotated[
     ),
 ]
 PathsOption = Annotated[
-    Paths | None,
+    PathKind | None,
     typer.Option(help="All closed walks, or simple cycles; simple for potentials.", rich_help_panel=_MODEL),
 ]
 Hidden = Annotated[str, typer.Option(help="Units of the hidden layers.", rich_help_panel=_MODEL)]
@@ -178,6 +179,15 @@ Width = Annotated[
 ZeroOption = Annotated[Zero | None, typer.Option(help="Of ldos: zero of energy.", rich_help_panel=_DATA)]
 SpinOption = Annotated[
     Spin | None, typer.Option(help="Of ldos: what to do with spins.", rich_help_panel=_DATA)
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder in which trainings are kept while they run, of any number of runs: the same command "
+        "goes on from there.",
+        show_default=False,
+        rich_help_panel=_TRAINING,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that are there.")]

@@ -16,6 +16,7 @@ from tinynet_sklearn.cli_arguments import (
     Alpha,
     AsJson,
     Bonds,
+    Checkpoint,
     Config,
     Cutoff,
     Data,
@@ -52,6 +53,8 @@ from tinynet_sklearn.cli_options import (
     in_options,
     interruptible,
     new_file,
+    new_folder,
+    not_read,
     own_files,
     plain,
 )
@@ -91,6 +94,7 @@ def fit(
     early_stopping: EarlyStopping = False,
     seed: Seed = 0,
     jobs: Jobs = 1,
+    checkpoint: Checkpoint = None,
     output: Annotated[Path, typer.Option(help="File for the model and its card.")] = Path("model.tinynet"),
     plot: Annotated[
         Path | None, typer.Option(help="Figure of predictions against references of the held-out structures.")
@@ -109,11 +113,11 @@ def fit(
     nearly the same structure. Take --split random for structures that are independent.
 
     Writes the model with a card (tinynet card MODEL). Ctrl-C ends the training early; the best weights so
-    far are tested and written.
+    far are tested and written. With --checkpoint nothing is written then, and the same command goes on.
 
     Exits with 1 if data cannot be used, 2 for wrong usage, with nothing written, and 130 after Ctrl-C.
     """
-    with interruptible() as console:
+    with interruptible(_left(checkpoint)) as console:
         settings = FitSettings.of(without_overruled(context))
         inputs = [*settings.data, *settings.test, config]
         outputs = {
@@ -123,6 +127,7 @@ def fit(
             "--write-config": write_config,
         }
         own_files(outputs, inputs)
+        new_folder(checkpoint, "--checkpoint")
         new_file(output, "--output", force)
         for figure, option in ((plot, "--plot"), (loss_plot, "--loss-plot")):
             if figure is not None:
@@ -137,10 +142,11 @@ def fit(
         from tinynet_sklearn.persistence import save_model
 
         found, n_data = read_for(settings)
+        not_read(outputs, found.sources)
         chosen = hold_out(settings, found.groups, n_data)
         interactive = sys.stderr.isatty()
         with redirect_stdout(sys.stderr):
-            learned = learn(settings, found, chosen, verbose=int(interactive))
+            learned = learn(settings, found, chosen, int(interactive), _text(checkpoint))
         card = make_card(learned, str(output))
         card["training"]["remarks"] = [in_options(remark) for remark in learned.remarks]
         save_model(learned.model, output, plain(card))
@@ -159,9 +165,20 @@ def fit(
         )
 
 
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _left(checkpoint: Path | None) -> str:
+    """What Ctrl-C leaves of a training that is not written."""
+    again = "" if checkpoint is None else f"; the same command goes on from {checkpoint}"
+    return f"; nothing was written{again}"
+
+
 def _show_fit(console: "Console", learned: "Learned", card: dict[str, Any], files: list[str]) -> None:
+    from tinynet_sklearn._validation import plural
     from tinynet_sklearn.learning_reports import print_errors, print_remarks
-    from tinynet_sklearn.reports import plural, section
+    from tinynet_sklearn.reports import section
 
     data, split = card["data"], card["split"]
     n_files = len(data["files"])
@@ -212,7 +229,7 @@ def _figures(learned: "Learned", plot: Path | None, loss_plot: Path | None) -> l
 
 def _write_settings(path: Path, learned: "Learned", output: Path) -> None:
     from tinynet_sklearn._version import __version__
-    from tinynet_sklearn.checkpoint import write_atomically
+    from tinynet_sklearn.atomic_files import write_atomically
 
     settings = learned.settings.as_dict() | {"output": str(output)}
     comments = [
@@ -258,6 +275,7 @@ def grid(
     early_stopping: EarlyStopping = False,
     seed: Seed = 0,
     jobs: Jobs = 1,
+    checkpoint: Checkpoint = None,
     folds: Annotated[int, typer.Option(min=2, help="Of the cross-validation.")] = 5,
     output: Annotated[Path, typer.Option(help="Table of all candidates, as CSV.")] = Path("grid.csv"),
     plot: Annotated[Path | None, typer.Option(help="Figure: a map of the errors over two options.")] = None,
@@ -276,7 +294,8 @@ def grid(
 
     What tinynet fit would hold out is not looked at, so that its errors remain those on unseen structures.
     Folds are blocks of time, whole files or random structures, as --split says; bonds that are not given are
-    proposed once for all folds. The table grows as candidates are done.
+    proposed once for all folds. The table grows as candidates are done; with --checkpoint a grid that was cut
+    off goes on.
 
     Exits with 1 if data cannot be used or all candidates fail, 2 for wrong usage, and 130 after Ctrl-C.
     """
@@ -289,15 +308,20 @@ def grid(
         from tinynet_sklearn.learning_grids import folds_of, parse_grid, search, write_rows
 
         options = parse_grid(grid)
-        own_files({"--output": output, "--plot": plot}, [*settings.data, *settings.test, config])
+        outputs = {"--output": output, "--plot": plot}
+        own_files(outputs, [*settings.data, *settings.test, config])
+        new_folder(checkpoint, "--checkpoint")
+        new_folder(memory, "--memory")
         new_file(output, "--output", force)
         if plot is not None:
             new_file(plot, "--plot", force, FIGURES)
+        from tinynet_sklearn._validation import plural
         from tinynet_sklearn.learning_data import hold_out, read_for
         from tinynet_sklearn.learning_reports import print_grid
-        from tinynet_sklearn.reports import plural, section
+        from tinynet_sklearn.reports import section
 
         found, n_data = read_for(settings)
+        not_read(outputs, found.sources)
         chosen = hold_out(settings, found.groups, n_data)
         parts = folds_of(settings, found.groups[chosen.train], folds, chosen.method)
         n_done = 0
@@ -312,11 +336,14 @@ def grid(
             try:
                 rows = search(
                     settings, options, found, chosen.train, parts,
-                    jobs=jobs, memory=None if memory is None else str(memory), done=done,
+                    jobs=jobs, memory=_text(memory), checkpoint=_text(checkpoint), done=done,
                 )  # fmt: skip
             except KeyboardInterrupt:
-                left = f"{output} has {plural(n_done, 'candidate')}" if n_done else "nothing was written"
-                fail(f"interrupted; {left}.", INTERRUPTED + signal.SIGINT)
+                left = f"; {output} has {plural(n_done, 'candidate')}" if n_done else "; nothing was written"
+                if checkpoint is not None:
+                    again = "the same command, with --force," if n_done else "the same command"
+                    left += f"; {again} goes on from {checkpoint}"
+                fail(f"interrupted{left}.", INTERRUPTED + signal.SIGINT)
         best = rows[0]
         command = None if best.problem else best.settings.as_command("model.tinynet")
         if plot is not None and not best.problem:

@@ -25,6 +25,7 @@ from tinynet_sklearn.cli_options import (
     interruptible,
     model_of,
     new_file,
+    not_read,
     own_files,
     plain,
     user_errors,
@@ -58,9 +59,10 @@ def evaluate(
         own_files({"--plot": plot}, [model, *data])
         if plot is not None:
             new_file(plot, "--plot", force, FIGURES)
+        from tinynet_sklearn._validation import plural
         from tinynet_sklearn.learning_files import save_figure
-        from tinynet_sklearn.learning_runs import evaluated, outside_of, predictions, read_like
-        from tinynet_sklearn.reports import plural, section
+        from tinynet_sklearn.learning_predictions import evaluated, outside_of, read_like, taken
+        from tinynet_sklearn.reports import section
 
         fitted, card, target = _fitted(model)
         settings = FitSettings(
@@ -75,7 +77,8 @@ def evaluate(
         )
         settings.check()
         found = read_like(settings, fitted)
-        predicted = predictions(fitted, target, found)
+        not_read({"--plot": plot}, found.sources)
+        found, predicted = taken(fitted, target, found, skip_problems)
         lines = evaluated(fitted, found, predicted)
         notes = _notes(card, [source.file for source in found.sources], outside_of(fitted, found))
         if plot is not None:
@@ -116,16 +119,18 @@ def predict(
     Exits with 1 if the structures do not fit the model, and 2 for wrong usage.
     """
     with interruptible() as console:
+        from tinynet_sklearn._validation import plural
         from tinynet_sklearn.learning_data import read_quietly
         from tinynet_sklearn.learning_files import write_predictions
-        from tinynet_sklearn.learning_runs import outside_of, predictions
-        from tinynet_sklearn.reports import plural, section
+        from tinynet_sklearn.learning_predictions import outside_of, taken
+        from tinynet_sklearn.reports import section
 
         own_files({"--output": output}, [model, *data])
         fitted, _, target = _fitted(model)
         new_file(output, "--output", force, (".npz",) if target == "ldos" else (".extxyz", ".xyz"))
         found = read_quietly(data, None, on_problem="skip" if skip_problems else "raise")
-        predicted = predictions(fitted, target, found)
+        not_read({"--output": output}, found.sources)
+        found, predicted = taken(fitted, target, found, skip_problems)
         notes = _notes({}, [], outside_of(fitted, found))
         write_predictions(output, target, found.structures, predicted)
         if as_json:

@@ -15,6 +15,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tinynet_sklearn.dataset_result import Source
+
 #: Exit codes; INTERRUPTED is to be added to the number of a signal.
 PROBLEM, USAGE, INTERRUPTED = 1, 2, 128
 
@@ -159,6 +161,19 @@ def new_file(path: Path, option: str, force: bool, endings: tuple[str, ...] = ()
         raise typer.BadParameter(f"cannot write to {path.parent}; name another folder.", param_hint=option)
 
 
+def new_folder(path: Path | None, option: str) -> None:
+    """Refuse a file where a folder is to be, or one that could not be made."""
+    if path is None:
+        return
+    if path.exists() and not path.is_dir():
+        raise typer.BadParameter(f"{path} is a file; name a folder.", param_hint=option)
+    above = path if path.exists() else path.absolute().parent
+    if not above.is_dir():
+        raise typer.BadParameter(f"there is no folder {path.parent}; make it first.", param_hint=option)
+    if not os.access(above, os.W_OK):
+        raise typer.BadParameter(f"cannot write to {above}; name another folder.", param_hint=option)
+
+
 def own_files(outputs: Mapping[str, Path | None], inputs: Iterable[str | None]) -> None:
     """Refuse outputs that would replace what is read, --force or not, or each other.
 
@@ -167,7 +182,7 @@ def own_files(outputs: Mapping[str, Path | None], inputs: Iterable[str | None]) 
     outputs : mapping of str to Path or None
         By option.
     inputs : iterable of str or None
-        Files, folders and patterns; files inside folders are not looked for.
+        Files, folders and patterns as they were given; `not_read` looks at what was found there.
     """
     taken = {Path(name).resolve(): f"{name} is read" for name in inputs if name}
     for option, path in outputs.items():
@@ -176,6 +191,19 @@ def own_files(outputs: Mapping[str, Path | None], inputs: Iterable[str | None]) 
         if path.resolve() in taken:
             raise typer.BadParameter(f"{taken[path.resolve()]}; name another file.", param_hint=option)
         taken[path.resolve()] = f"{path} is the file of {option}"
+
+
+def not_read(outputs: Mapping[str, Path | None], sources: Iterable["Source"]) -> None:
+    """Refuse outputs that would replace a file that was read: in a folder, by a pattern, in an archive."""
+    read = {Path(source.file).resolve() for source in sources}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        place = path.resolve()
+        if any(place == file or place in file.parents or file in place.parents for file in read):
+            raise typer.BadParameter(
+                f"{path} would change what was read; name another file.", param_hint=option
+            )
 
 
 def plain(value: Any) -> Any:

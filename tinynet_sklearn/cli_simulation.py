@@ -209,6 +209,7 @@ def export(
     temperature: Annotated[float, typer.Option(help="K.")] = 300.0,
     steps: Annotated[int, typer.Option(min=1, help="Steps of each part of the run.")] = 1000,
     timestep: Annotated[float, typer.Option(help="fs.")] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the names of the files as JSON.")] = False,
 ) -> None:
     """Write what another program needs to run a fitted model.
 
@@ -245,6 +246,9 @@ def export(
                 )
             except (FileExistsError, NotADirectoryError, ValueError) as error:
                 fail(in_options(str(error)), USAGE)
+        if as_json:
+            typer.echo(json.dumps({"written": [str(file) for file in files]}, indent=2))
+            return
         for file in files:
             console.print(str(file), markup=False)
         console.print(f"\nRun it with: python {output / 'run.py'}", markup=False)

@@ -12,7 +12,7 @@ from tinynet_sklearn._validation import described, first_few
 from tinynet_sklearn.frames import FloatArray, IntArray
 from tinynet_sklearn.metrics import force_rmse
 from tinynet_sklearn.name_tags import place_names
-from tinynet_sklearn.plot_axes import plain_ticks
+from tinynet_sklearn.plot_axes import plain_ticks, spans_much
 from tinynet_sklearn.plotting import COLORS, MARKERS, new_axes
 from tinynet_sklearn.search_results import atoms_per_fold, read_search, short_names, value_text, varied
 from tinynet_sklearn.timing import microseconds_per_atom
@@ -20,8 +20,6 @@ from tinynet_sklearn.timing import microseconds_per_atom
 __all__ = ["AccuracyCostDisplay"]
 
 _COST, _UNIT = "Time of a prediction", "µs/atom"
-# Numbers that span more than this factor get a logarithmic axis.
-_WIDE = 5.0
 
 
 class AccuracyCostDisplay:
@@ -345,7 +343,7 @@ class AccuracyCostDisplay:
         on_front = np.isin(np.arange(len(self.labels)), self.front_)
         known = np.isfinite(self.errors) & np.isfinite(self.costs)
         for set_scale, numbers in ((ax.set_xscale, self.costs[known]), (ax.set_yscale, self.errors[known])):
-            if numbers.min() > 0 and numbers.max() > _WIDE * numbers.min():
+            if spans_much(numbers.min(), numbers.max()):
                 set_scale("log")
         for k, name in enumerate(dict.fromkeys(names)):
             mine = known & np.array([other == name for other in names])

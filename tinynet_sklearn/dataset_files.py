@@ -10,7 +10,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tinynet_sklearn._validation import described, first_few, users_level
+from tinynet_sklearn._validation import described, first_few, plural, users_level
 from tinynet_sklearn.containers import PerAtomArray
 from tinynet_sklearn.dataset_frames import frame_fault, frames_of, source_of
 from tinynet_sklearn.dataset_locations import Item, existing_paths, extracted, find_items
@@ -27,6 +26,7 @@ from tinynet_sklearn.dataset_result import Dataset, Source
 from tinynet_sklearn.deepmd_files import is_deepmd
 from tinynet_sklearn.document_files import NoStructures
 from tinynet_sklearn.energy_grid import EnergyGrid
+from tinynet_sklearn.frame_numbers import frames_in_words
 from tinynet_sklearn.ldos_io import read_ldos
 from tinynet_sklearn.potential_targets import PotentialTargets
 from tinynet_sklearn.structures import raise_problems
@@ -36,9 +36,6 @@ __all__ = ["Dataset", "Source", "read_dataset"]
 TARGETS = ("forces", "potential", "ldos", None)
 
 QUANTITIES = ("energy", "forces", "stress")
-
-#: At most so many numbers of frames are listed for one problem.
-LISTED_FRAMES = 5
 
 #: Seconds between two lines of progress.
 PAUSE = 2.0
@@ -240,7 +237,7 @@ class _Collection:
         except (FileNotFoundError, ValueError) as error:
             text = str(error).replace(*names) if names[0] else str(error)
             if n_good := self.n_frames - n_before:
-                text += f" (After {n_good} frame{'s' if n_good > 1 else ''} that can be read.)"
+                text += f" (After {plural(n_good, 'frame')} that can be read.)"
             self.files.append(text)
         self.n_files += 1
         self._say()
@@ -261,7 +258,9 @@ class _Collection:
                 "some frame has are in atoms.info and atoms.arrays of read_dataset(path, None)."
             )
         bad = sum(len(frames) for frames in self.frames.values())
-        problems = [f"{file}, {_listed(frames)}{text}" for (file, text), frames in self.frames.items()]
+        problems = [
+            f"{file}, {frames_in_words(frames)}{text}" for (file, text), frames in self.frames.items()
+        ]
         problems += self.files
         counts = []
         if bad:
@@ -293,17 +292,6 @@ class _Collection:
                 atoms.calc = None  # stored results look like a calculator, and fail once an atom moves
         groups = np.unique(self.groups, return_inverse=True)[1].astype(np.int64)
         return Dataset(self.structures, y, self.sources, groups, self.target, problems)
-
-
-def _listed(frames: list[int]) -> str:
-    """Numbers of frames in words."""
-    if len(frames) == 1:
-        return f"frame {frames[0]}"
-    if all(after == before + 1 for before, after in pairwise(frames)):
-        return f"frames {frames[0]} to {frames[-1]}"
-    more = len(frames) - LISTED_FRAMES
-    listed = ", ".join(map(str, frames[:LISTED_FRAMES]))
-    return f"frames {listed}" + (f" and {more} more" if more > 0 else "")
 
 
 # ---- Densities of states ----

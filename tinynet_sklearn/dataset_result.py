@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tinynet_sklearn._validation import species_name
+from tinynet_sklearn._validation import plural, species_name
 from tinynet_sklearn.containers import PerAtomArray
 from tinynet_sklearn.potential_targets import PotentialTargets
 
@@ -93,12 +93,12 @@ class Dataset:
             sizes = f"{counts[0]} atoms each"
         n_groups = len(np.unique(self.groups))
         parts = [
-            f"{len(self)} structure{'s' if len(self) != 1 else ''}",
+            plural(len(self), "structure"),
             sizes,
             " ".join(species_name(number) for number in numbers),
-            f"{n_groups} group{'s' if n_groups != 1 else ''}",
+            plural(n_groups, "group"),
             f"y={self.y!r}",
         ]
         if self.problems:
-            parts.append(f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''}")
+            parts.append(plural(len(self.problems), "problem"))
         return f"<Dataset: {', '.join(part for part in parts if part)}>"

@@ -184,7 +184,22 @@ def iterate_table(path: Path) -> Iterator[tuple[int, Atoms | str]]:
             f"{', '.join([*names, *missing])}. Rename its columns.",
         )
         raise error if set(POSITIONS) <= set(table) else NoStructures(str(error))
-    for i, (_, rows) in enumerate(table.groupby(keys, sort=False, dropna=False)):
+    for what, columns in (("lattice vectors", CELL), ("forces", FORCES)):
+        missing = [name for name in columns if name not in table]
+        if 0 < len(missing) < len(columns):
+            raise refusal(
+                path,
+                f"{what} are the columns {', '.join(columns)}; it lacks {', '.join(missing)}. Add or rename "
+                "them, or leave out all.",
+            )
+    nameless = table[keys].isna().any(axis=1).to_numpy()
+    if nameless.any():
+        raise refusal(
+            path,
+            f"row {int(nameless.argmax()) + 1} of the atoms has no {' or '.join(keys)}. Say which structure "
+            "every row belongs to.",
+        )
+    for i, (_, rows) in enumerate(table.groupby(keys, sort=False)):
         frame = rows["frame"].iloc[0] if "frame" in table else None
         number = int(frame) if isinstance(frame, int | np.integer) else i
         try:

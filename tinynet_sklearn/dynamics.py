@@ -25,7 +25,8 @@ from ase.calculators.calculator import all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from tinynet_sklearn._validation import described
-from tinynet_sklearn.checkpoint import fingerprint, write_atomically
+from tinynet_sklearn.atomic_files import write_atomically
+from tinynet_sklearn.checkpoint import fingerprint
 from tinynet_sklearn.frames import FloatArray
 from tinynet_sklearn.integrators import Bath, Integrator, draw_velocities, free_the_centre, temperature_of
 from tinynet_sklearn.run_files import PLOT, SUMMARY, Checkpoint, RunFiles

@@ -10,7 +10,7 @@ from tinynet_sklearn._validation import species_name
 from tinynet_sklearn.frames import FloatArray
 from tinynet_sklearn.pairing import Rows, known_species, same_rows
 from tinynet_sklearn.plot_axes import plain_ticks
-from tinynet_sklearn.plotting import COLORS, MARKERS, new_axes
+from tinynet_sklearn.plotting import COLORS, LINE_STYLES, MARKERS, new_axes
 
 __all__ = ["ErrorDistributionDisplay"]
 
@@ -19,7 +19,6 @@ KINDS, STYLES = ("norm", "component"), ("cumulative", "histogram")
 #: Shares of the errors that are marked: half of them, and nearly all.
 SHARES = (0.5, 0.95)
 
-_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)), (0, (8, 2)))
 # Errors below this fraction of the largest are drawn as if they were that large, and bins per power of ten.
 _SMALLEST, _BINS = 1e-4, 8
 
@@ -204,7 +203,11 @@ class ErrorDistributionDisplay:
             shown = np.clip(errors, low, None) if largest else np.full_like(errors, low)
             cumulative = self.style == "cumulative"
             x, y = _cumulative(shown, low, high) if cumulative else _histogram(shown, low, high)
-            look = {"color": COLORS[k % len(COLORS)], "linestyle": _LINES[k % len(_LINES)], "linewidth": 1.6}
+            look = {
+                "color": COLORS[k % len(COLORS)],
+                "linestyle": LINE_STYLES[k % len(LINE_STYLES)],
+                "linewidth": 1.6,
+            }
             look |= line_kwargs or {}
             (line,) = ax.plot(x, y, drawstyle="steps-post", **look)
             marker = {"marker": MARKERS[k % len(MARKERS)], "s": 42.0, "edgecolors": line.get_color()}

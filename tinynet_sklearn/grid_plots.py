@@ -9,6 +9,7 @@ import numpy as np
 
 from tinynet_sklearn.frames import FloatArray
 from tinynet_sklearn.grid_tables import Grid, grid_of_array, grid_of_candidates, grid_of_rows
+from tinynet_sklearn.plot_axes import spans_much
 from tinynet_sklearn.plotting import new_axes
 from tinynet_sklearn.search_results import read_search, value_text
 
@@ -17,8 +18,6 @@ __all__ = ["GridHeatmapDisplay"]
 # Cells of a new figure, and what stands around them (inches); more cells than this have no numbers.
 _CELL, _AROUND = (0.78, 0.5), (2.3, 1.5)
 _MOST_VALUES = 400
-# Values that span more than this factor get a logarithmic scale.
-_WIDE = 5.0
 _FAILED = "0.82"
 
 
@@ -346,7 +345,7 @@ def _colors(grid: Grid, scale: str, cmap: Any) -> dict[str, Any]:
         cmap = "cividis" if grid.greater_is_better else "cividis_r"
     low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
     if scale == "auto":
-        scale = "log" if low > 0 and high > _WIDE * low else "linear"
+        scale = "log" if spans_much(low, high) else "linear"
     if low == high:
         margin = 0.1 * abs(low) or 1.0
         low, high = low - margin, high + margin

@@ -10,6 +10,7 @@ from tinynet_sklearn.curve_pairs import ldos_pair
 from tinynet_sklearn.frames import FloatArray
 from tinynet_sklearn.ldos import LDOS
 from tinynet_sklearn.ldos_panels import Panel, add_legend, draw_panel, energy_label
+from tinynet_sklearn.plot_axes import given_panels
 from tinynet_sklearn.plotting import COLORS
 
 KINDS = ("atoms", "total")
@@ -282,10 +283,4 @@ def _axes(axes: Any, n_panels: int) -> Any:
 
         figure = Figure(figsize=(5.6, 0.7 + 1.75 * n_panels), dpi=150, layout="constrained")
         return figure.subplots(n_panels, sharex=True, squeeze=False)[:, 0]
-    given = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()
-    if len(given) != n_panels:
-        raise ValueError(
-            f"axes must hold one Axes for each of the {n_panels} panels; got {len(given)}. Pass None for a "
-            "new figure, or choose the panels with which=."
-        )
-    return given
+    return given_panels(axes, n_panels, "axes", "which")

@@ -53,7 +53,8 @@ class Split:
 def read_for(settings: FitSettings) -> tuple[Dataset, int]:
     """Read the data of a fit: those of `test` come last.
 
-    Structures of `data` that `test` has, too, are left out of the former, and stand in `problems`.
+    Copies of structures in `data`, which could come to stand on both sides of a split, and those that `test`
+    has, too, are left out of `data`, and stand in `problems`.
 
     Returns
     -------
@@ -76,7 +77,7 @@ def read_for(settings: FitSettings) -> tuple[Dataset, int]:
         options |= {"width": settings.width, "zero": settings.zero, "spin": settings.spin or "refuse"}
         if settings.energies is not None:
             options["energies"] = parse_energies(settings.energies)
-    data = read_quietly(settings.data, settings.target, **options)
+    data = _without_copies(read_quietly(settings.data, settings.target, **options))
     if not settings.test:
         return data, len(data)
     held_out = read_quietly(settings.test, settings.target, **options)
@@ -98,6 +99,21 @@ def read_quietly(paths: Sequence[str], target: str | None, **options: Any) -> Da
     for atoms in data.structures:
         atoms.calc = None
     return data
+
+
+def _without_copies(data: Dataset) -> Dataset:
+    """Data with the first of those structures that are the same."""
+    first: dict[Any, int] = {}
+    originals = [first.setdefault(_content(atoms), i) for i, atoms in enumerate(data.structures)]
+    copies = np.array([original < i for i, original in enumerate(originals)])
+    if not copies.any():
+        return data
+    one = int(copies.argmax())
+    problem = (
+        f"{copies.sum()} of {len(data)} structures, which are copies of others ({data.sources[one]} of "
+        f"{data.sources[originals[one]]} for one)"
+    )
+    return replace(data[~copies], problems=(*data.problems, problem))
 
 
 def _without(data: Dataset, held_out: Dataset) -> Dataset:
@@ -125,9 +141,9 @@ def _without(data: Dataset, held_out: Dataset) -> Dataset:
 
 
 def _content(atoms: Any) -> tuple[bytes, ...]:
-    """Atoms, positions and cell, to 1e-6 Angstrom: formats write different numbers of digits."""
+    """Atoms, periodicity, positions and cell, to 1e-6 Angstrom: formats write different numbers of digits."""
     lengths = (np.round(array, 6) + 0.0 for array in (atoms.positions, atoms.cell.array))
-    return atoms.numbers.tobytes(), *(array.tobytes() for array in lengths)
+    return atoms.numbers.tobytes(), atoms.pbc.tobytes(), *(array.tobytes() for array in lengths)
 
 
 def _joined(data: Dataset, more: Dataset) -> Dataset:

@@ -26,9 +26,9 @@ class ErrorLine:
     ----------
     quantity : {"forces", "energy", "stress", "ldos"}
     unit : str
-    part : {"all", "species", "file"}
+    part : {"all", "species", "file", "temperature"}
     name : str
-        "all", symbol of the species, or name of the file.
+        "all", symbol of the species, name of the file, or temperature.
     n : int
         Numbers that were compared: components, structures, or values of curves.
     rmse, mae : float

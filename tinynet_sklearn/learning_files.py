@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tinynet_sklearn.checkpoint import write_atomically
+from tinynet_sklearn.atomic_files import write_atomically
 from tinynet_sklearn.containers import PerAtomArray
 
 __all__ = ["save_figure", "write_figure", "write_predictions"]

@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinynet_sklearn._version import __version__
-from tinynet_sklearn.checkpoint import write_atomically
+from tinynet_sklearn.atomic_files import write_atomically
 from tinynet_sklearn.dataset_files import Dataset
 from tinynet_sklearn.learning_data import time_order_blocks, usual_split
 from tinynet_sklearn.learning_errors import UNITS, ErrorLine, error_lines
@@ -70,7 +69,7 @@ class GridRow:
         Standard deviation of the first of them over the folds.
     n_features : int
     seconds : float
-        Of one training, features not included.
+        Of the iterations of one training, those before it was taken up again included.
     problem : str
         Why it failed; "" if it did not.
     """
@@ -203,6 +202,7 @@ def search(
     *,
     jobs: int = 1,
     memory: str | None = None,
+    checkpoint: str | None = None,
     done: Callable[[list[GridRow]], None] | None = None,
 ) -> list[GridRow]:
     """Cross-validate all combinations.
@@ -221,6 +221,8 @@ def search(
         Processes.
     memory : str or None, default=None
         Folder in which features are kept, as pickles: one that nobody else writes to.
+    checkpoint : str or None, default=None
+        Folder in which trainings are kept, from which a search that was cut off goes on.
     done : callable or None, default=None
         Called with the rows so far when a group of candidates with the same features is done.
 
@@ -261,7 +263,7 @@ def search(
         groups.setdefault(tuple(changed.values()), []).append((varied, chosen))
     embed = Memory(memory, verbose=0).cache(_embedded) if memory else _embedded
     tasks = [
-        delayed(_score_fold)([chosen for _, chosen in group], part, *fold, embed)
+        delayed(_score_fold)([chosen for _, chosen in group], part, *fold, embed, checkpoint)
         for group in groups.values()
         for fold in folds
     ]
@@ -329,12 +331,17 @@ def _embedded(featurizer: Any, train: list[Any], test: list[Any], version: str) 
 
 
 def _score_fold(
-    candidates: list[FitSettings], data: Dataset, train: Ints, test: Ints, embed: Callable[..., Any]
+    candidates: list[FitSettings],
+    data: Dataset,
+    train: Ints,
+    test: Ints,
+    embed: Callable[..., Any],
+    checkpoint: str | None,
 ) -> list[Any]:
     """Errors, length of the vectors and seconds of candidates with the same features; or why they failed."""
     structures = [data.structures[i] for i in train]
     n_species = len({z for atoms in structures for z in atoms.numbers.tolist()})
-    models = [make_model(settings, n_species) for settings in candidates]
+    models = [make_model(settings, n_species, checkpoint=checkpoint) for settings in candidates]
     found: list[Any] = []
     with warnings.catch_warnings(record=True) as caught:  # a fixed number of iterations is the plan
         warnings.simplefilter("always")
@@ -346,9 +353,7 @@ def _score_fold(
         y: Any = data.y
         for model, settings in zip(models, candidates, strict=True):
             try:
-                start = time.perf_counter()
                 net = model["net"].fit(features[0], y[train])
-                seconds = time.perf_counter() - start
                 if any(str(warning.message).startswith(TRAINING_INTERRUPTED) for warning in caught):
                     raise KeyboardInterrupt
                 options = {"output": "all"} if settings.target == "potential" else {}
@@ -359,10 +364,16 @@ def _score_fold(
                     [""] * len(test),
                     getattr(net, "quantities_", ()),
                 )
-                found.append((_totals(lines), int(features[0].shape[1]), seconds))
+                found.append((_totals(lines), int(features[0].shape[1]), _seconds(net)))
             except (ValueError, MemoryError) as error:
                 found.append(str(error))
     return found
+
+
+def _seconds(net: Any) -> float:
+    """What the iterations of all networks took."""
+    curves = [net.history_] if "time" in net.history_ else list(net.history_.values())
+    return float(sum(curve["time"][-1] for curve in curves if len(curve["time"])))
 
 
 def _totals(lines: Sequence[ErrorLine]) -> dict[str, float]:

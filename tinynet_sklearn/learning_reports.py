@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tinynet_sklearn.reports import plural, section, table
+from tinynet_sklearn._validation import plural
+from tinynet_sklearn.reports import section, table
 
 if TYPE_CHECKING:
     from tinynet_sklearn.learning_errors import ErrorLine
@@ -25,7 +26,7 @@ _SPREAD = "spread: RMSE of zero forces or stress, of the mean energy, of the mea
 
 
 def print_errors(console: Console, title: str, lines: Sequence[ErrorLine]) -> None:
-    """Errors of everything, by species and by file."""
+    """Errors of everything and of parts of it, those of files in tables of their own."""
     if not lines:
         section(console, title, "None: there is nothing to compare with.")
         return

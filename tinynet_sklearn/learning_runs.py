@@ -1,46 +1,36 @@
-"""What `tinynet fit`, `evaluate` and `predict` compute: settings that were left open, training, errors.
+"""What `tinynet fit` computes: settings that were left open, training, errors.
 
 Everything that was decided on the way is told in `Learned.remarks`, in the words of the command line.
 """
 
 from __future__ import annotations
 
-import re
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinynet_sklearn.dataset_files import Dataset, Source
-from tinynet_sklearn.evaluation import fitted_steps
-from tinynet_sklearn.learning_data import Split, read_quietly, time_order_blocks
-from tinynet_sklearn.learning_errors import ErrorLine, error_lines
+from tinynet_sklearn.dataset_files import Dataset
+from tinynet_sklearn.learning_data import Split, time_order_blocks
+from tinynet_sklearn.learning_errors import ErrorLine
+from tinynet_sklearn.learning_predictions import evaluated, named, predictions
 from tinynet_sklearn.learning_settings import (
     NOT_SMOOTH,
     FitSettings,
     SettingsError,
-    bonds_text,
     make_model,
     option,
     parse_bonds,
 )
-from tinynet_sklearn.pipelines import outside_training
 
-__all__ = ["Learned", "evaluated", "learn", "outside_of", "predictions", "read_like", "settled"]
+__all__ = ["Learned", "learn", "settled"]
 
 #: How the warning of an interrupted training begins.
 TRAINING_INTERRUPTED = "training was interrupted"
-
-# What a fitted model of one bond graph can do for other structures.
-_FOR_OTHERS = (
-    "; the model takes the atoms that it was fitted on, in their order and with their bonds. For others fit "
-    "with --topology each or --topology smooth; TinyNetCalculator takes supercells."
-)
 
 #: Blocks of each run, of which early stopping watches some.
 N_BLOCKS = 10
@@ -100,7 +90,7 @@ def settled(settings: FitSettings, data: Dataset, train: Ints) -> tuple[FitSetti
     ValueError
         If there are no bonds to propose.
     """
-    from tinynet_sklearn.bond_suggestion import suggest_bonds
+    from tinynet_sklearn.bond_suggestion import bonds_text, suggest_bonds
 
     remarks = []
     topology, bonds = settings.topology, settings.bonds
@@ -213,7 +203,9 @@ def _predictable(settings: FitSettings, data: Dataset, split: Split) -> tuple[Da
     )
 
 
-def learn(settings: FitSettings, data: Dataset, split: Split, verbose: int = 0) -> Learned:
+def learn(
+    settings: FitSettings, data: Dataset, split: Split, verbose: int = 0, checkpoint: str | None = None
+) -> Learned:
     """Fit on the training structures, and test on the others.
 
     Parameters
@@ -224,11 +216,13 @@ def learn(settings: FitSettings, data: Dataset, split: Split, verbose: int = 0) 
     split : Split
     verbose : int, default=0
         Of the regressor, which prints.
+    checkpoint : str or None, default=None
+        Folder in which the training is kept, from which it goes on if it was cut off.
 
     Raises
     ------
     KeyboardInterrupt
-        If it was interrupted before anything was learned.
+        If it was interrupted before anything was learned, or with a checkpoint to go on from.
     ValueError
         If the data or the settings do not allow it.
     """
@@ -238,7 +232,7 @@ def learn(settings: FitSettings, data: Dataset, split: Split, verbose: int = 0) 
     data, split = _predictable(chosen, data, split)
     structures = [data.structures[i] for i in split.train]
     n_species = len({z for atoms in structures for z in atoms.numbers.tolist()})
-    model = make_model(chosen, n_species, verbose)
+    model = make_model(chosen, n_species, verbose, checkpoint)
     groups = {}
     if settings.early_stopping:
         inside = data.groups[split.train]
@@ -248,6 +242,8 @@ def learn(settings: FitSettings, data: Dataset, split: Split, verbose: int = 0) 
         warnings.simplefilter("always")
         with named([data.sources[i] for i in split.train]):
             model.fit(structures, data.y[split.train], **groups)  # type: ignore[index]
+    if checkpoint is not None:  # a matter of this run, not of the model
+        model.set_params(net__checkpoint=None, net__resume=False)
     seconds = time.perf_counter() - start
     messages = [str(warning.message) for warning in caught]
     remarks += list(dict.fromkeys(messages))
@@ -279,85 +275,3 @@ def _worthless(held_out: Sequence[ErrorLine]) -> list[str]:
         for line in held_out
         if line.part == "all" and 0.0 < line.spread <= line.rmse
     ]
-
-
-@contextmanager
-def named(sources: Sequence[Source], fitted: bool = False) -> Iterator[None]:
-    """Let messages that count structures name file and frame; of a fitted model, not advise how to fit."""
-    try:
-        yield
-    except ValueError as error:
-
-        def source(found: re.Match[str]) -> str:
-            number = int(found[1])
-            return str(sources[number]) if number < len(sources) else found[0]
-
-        text = re.sub(r"(?<=  )structure (\d+)\b", source, str(error))
-        if fitted:
-            text = re.sub(r"; fit on structures .*", _FOR_OTHERS, text)
-        raise ValueError(text) from error
-
-
-def predictions(model: Any, target: str, data: Dataset) -> Any:
-    """What a model says of structures; None if there are none.
-
-    Raises
-    ------
-    ValueError
-        If they do not fit the model.
-    """
-    if not len(data):
-        return None
-    options = {"output": "all"} if target == "potential" else {}
-    with named(data.sources, fitted=True):
-        return model.predict(data.structures, **options)
-
-
-def evaluated(model: Any, data: Dataset, predicted: Any) -> list[ErrorLine]:
-    """Errors of predictions on a data set with targets.
-
-    Raises
-    ------
-    ValueError
-        If densities of states are on other energies than those of the model.
-    """
-    if data.target == "ldos":
-        difference = predicted.grid.difference(data.y.grid)  # type: ignore[union-attr]
-        if difference is not None:
-            raise ValueError(
-                f"DATA must be on the energies of the model, {predicted.grid}; {difference}. Leave out "
-                "--zero and --spin, or name data that reach over them."
-            )
-    learned = getattr(fitted_steps(model)[-1], "quantities_", ())
-    return error_lines(str(data.target), data.y, predicted, [source.file for source in data.sources], learned)
-
-
-def read_like(settings: FitSettings, model: Any) -> Dataset:
-    """Read data to compare with a model: densities of states on its energies.
-
-    Raises
-    ------
-    FileNotFoundError, ImportError, ValueError
-        As `read_dataset`.
-    """
-    options: dict[str, Any] = {}
-    if settings.target == "ldos":
-        grid = fitted_steps(model)[-1].target_grid_
-        zero = grid.zero if settings.zero is None else settings.zero
-        options = {"energies": grid, "width": grid.width, "zero": zero, "spin": settings.spin or "refuse"}
-    return read_quietly(
-        settings.data,
-        settings.target,
-        on_problem="skip" if settings.skip_problems else "raise",
-        keys=settings.keys or None,
-        **options,
-    )
-
-
-def outside_of(model: Any, data: Dataset) -> NDArray[np.bool_] | None:
-    """Atoms that lie beyond the training data; None where the model does not know."""
-    *transformers, regressor = fitted_steps(model)
-    features: Any = data.structures
-    for step in transformers:
-        features = step.transform(features)
-    return outside_training(regressor, features)

@@ -16,7 +16,6 @@ __all__ = [
     "NOT_SMOOTH",
     "FitSettings",
     "SettingsError",
-    "bonds_text",
     "make_model",
     "option",
     "parse_bonds",
@@ -228,11 +227,6 @@ def parse_bonds(text: str) -> Any:
     return bonds
 
 
-def bonds_text(bonds: Mapping[str, float]) -> str:
-    """Write cutoffs by pair as ``--bonds`` takes them."""
-    return ",".join(f"{pair}={cutoff:g}" for pair, cutoff in bonds.items())
-
-
 def parse_hidden(text: str) -> tuple[int, ...]:
     """Units of hidden layers, from "16x32"; "0" is a linear model.
 
@@ -271,7 +265,7 @@ def parse_energies(text: str) -> Any:
         ) from None
 
 
-def make_model(settings: FitSettings, n_species: int, verbose: int = 0) -> Any:
+def make_model(settings: FitSettings, n_species: int, verbose: int = 0, checkpoint: str | None = None) -> Any:
     """Pipeline of steps "embed" and "net" for settings that leave nothing open.
 
     Parameters
@@ -281,6 +275,8 @@ def make_model(settings: FitSettings, n_species: int, verbose: int = 0) -> Any:
         In the training data.
     verbose : int, default=0
         Of the regressor.
+    checkpoint : str or None, default=None
+        Folder from which trainings that are the same go on; many fits may share it.
     """
     from sklearn.pipeline import Pipeline
 
@@ -313,6 +309,8 @@ def make_model(settings: FitSettings, n_species: int, verbose: int = 0) -> Any:
         "random_state": settings.seed,
         "verbose": verbose,
     }
+    if checkpoint is not None:
+        common |= {"checkpoint": checkpoint, "resume": "matching"}
     if settings.alpha is not None:
         common["alpha"] = settings.alpha
     if settings.target == "ldos":

@@ -36,7 +36,6 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +45,12 @@ from tinynet_sklearn._validation import species_name
 from tinynet_sklearn._version import __version__
 from tinynet_sklearn.dataset_files import Dataset
 from tinynet_sklearn.evaluation import fitted_steps
+from tinynet_sklearn.frame_numbers import frame_ranges
 from tinynet_sklearn.learning_data import Split
 from tinynet_sklearn.learning_runs import Learned
 from tinynet_sklearn.persistence import read_metadata
 
-__all__ = ["CARD", "frames_text", "known_files", "make_card", "read_card"]
+__all__ = ["CARD", "known_files", "make_card", "read_card"]
 
 CARD = 1
 
@@ -171,15 +171,6 @@ def known_files(card: dict[str, Any], files: Sequence[str]) -> list[str]:
     return [file for file in dict.fromkeys(files) if (found := _sha256(file)) and found in known]
 
 
-def frames_text(frames: Sequence[int]) -> str:
-    """Numbers of frames, neighbours together: "0-3, 7"."""
-    runs = []
-    for _, run in groupby(enumerate(sorted(frames)), key=lambda pair: pair[1] - pair[0]):
-        members = [frame for _, frame in run]
-        runs.append(str(members[0]) if len(members) == 1 else f"{members[0]}-{members[-1]}")
-    return ", ".join(runs)
-
-
 def _method(learned: Learned) -> str:
     settings = learned.settings
     graph = {"frozen": "one bond graph for all structures", "each": "a bond graph for each structure"}
@@ -228,7 +219,7 @@ def _frames(data: Dataset, split: Split) -> dict[str, str]:
     frames: dict[str, list[int]] = {}
     for i in split.test:
         frames.setdefault(data.sources[i].file, []).append(data.sources[i].frame)
-    return {file: frames_text(numbers) for file, numbers in frames.items()}
+    return {file: frame_ranges(numbers) for file, numbers in frames.items()}
 
 
 def _versions() -> dict[str, str]:

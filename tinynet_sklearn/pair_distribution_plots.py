@@ -11,6 +11,7 @@ from tinynet_sklearn.bond_suggestion import checked_pairs, checked_range, checke
 from tinynet_sklearn.frames import IntArray
 from tinynet_sklearn.graph import BondRule, CutoffRule, PairBonds, as_bond_rule
 from tinynet_sklearn.pair_distributions import PairDistribution, bonded_counts, pair_distributions
+from tinynet_sklearn.plot_axes import given_panels
 from tinynet_sklearn.plotting import COLORS
 from tinynet_sklearn.structures import AtomicStructure
 
@@ -236,13 +237,7 @@ class PairDistributionDisplay:
 def _axes(ax: Any, n_panels: int) -> Any:
     """One Axes for each panel, given or new."""
     if ax is not None:
-        given = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
-        if len(given) != n_panels:
-            raise ValueError(
-                f"ax must hold one Axes for each of the {n_panels} panels; got {len(given)}. Pass None for a "
-                "new figure, or choose the panels with pairs=."
-            )
-        return given
+        return given_panels(ax, n_panels, "ax", "pairs")
     from matplotlib.figure import Figure
 
     columns = min(n_panels, _COLUMNS)

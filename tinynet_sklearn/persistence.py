@@ -33,7 +33,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from tinynet_sklearn._validation import described, first_few
 from tinynet_sklearn._version import __version__
-from tinynet_sklearn.checkpoint import write_atomically
+from tinynet_sklearn.atomic_files import write_atomically
 
 __all__ = ["TRUSTED_TYPES", "load_model", "read_metadata", "save_model"]
 

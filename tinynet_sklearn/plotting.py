@@ -18,6 +18,9 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 #: Markers go along with the colours, for prints without them.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
+#: Dashes of curves that colour alone would not tell apart.
+LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)), (0, (8, 2)))
+
 
 class ParityDisplay:
     """Predicted against true values, one point per component, coloured by species.

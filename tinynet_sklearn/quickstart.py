@@ -8,7 +8,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from tinynet_sklearn._validation import species_name
 from tinynet_sklearn.containers import PerAtomArray
 from tinynet_sklearn.datasets import load_batio3, load_moo3
 from tinynet_sklearn.features import CycleMomentFeaturizer
-from tinynet_sklearn.metrics import force_mae, force_mae_per_species, force_rmse, force_rmse_per_species
+from tinynet_sklearn.learning_errors import ErrorLine, error_lines
 from tinynet_sklearn.persistence import load_model, save_model
 from tinynet_sklearn.plotting import ParityDisplay
 from tinynet_sklearn.regressor import BPNNRegressor
@@ -57,18 +57,6 @@ class SpeciesFeatures:
     environments: dict[str, int]
     walks: int
     neighbors: int
-
-
-@dataclass(frozen=True)
-class ErrorRow:
-    """Errors on a part of the held-out forces, and those of predicting zero; eV/Angstrom."""
-
-    name: str
-    n_components: int
-    rmse: float
-    mae: float
-    zero_rmse: float
-    zero_mae: float
 
 
 @dataclass(frozen=True)
@@ -184,8 +172,8 @@ def train(pipeline: Pipeline, data: Bunch, structures: Ints) -> float:
 
 def evaluate(
     true: PerAtomArray, predicted: PerAtomArray, temperatures: NDArray[np.float64]
-) -> list[ErrorRow]:
-    """Errors per species, per temperature and of all.
+) -> list[ErrorLine]:
+    """Errors of all, per species and per temperature.
 
     Parameters
     ----------
@@ -194,21 +182,10 @@ def evaluate(
     temperatures : ndarray of shape (n_structures,)
         K.
     """
-    zero = true.with_values(np.zeros_like(true.values))
-    per_species = [
-        metric(true, prediction)
-        for prediction in (predicted, zero)
-        for metric in (force_rmse_per_species, force_mae_per_species)
-    ]
-    symbols = {species_name(z): np.count_nonzero(true.species == z) for z in np.unique(true.species)}
-    rows = [
-        ErrorRow(symbol, 3 * int(n), *(errors[symbol] for errors in per_species))
-        for symbol, n in symbols.items()
-    ]
-    for temperature in np.unique(temperatures):
-        these = np.flatnonzero(temperatures == temperature)
-        rows.append(_errors(f"{temperature:.0f} K", true[these], predicted[these], zero[these]))
-    return [*rows, _errors("all", true, predicted, zero)]
+    order = np.argsort(temperatures, kind="stable")
+    labels = [f"{temperature:.0f} K" for temperature in temperatures[order]]
+    lines = error_lines("forces", true[order], predicted[order], labels)
+    return [replace(line, part="temperature") if line.part == "file" else line for line in lines]
 
 
 def save(
@@ -244,14 +221,3 @@ def save(
     display.figure_.savefig(plot)
     again = load_model(model).predict(structures)
     return SavedModel(model, plot, model.stat().st_size, bool(np.array_equal(again.values, predicted.values)))
-
-
-def _errors(name: str, true: PerAtomArray, predicted: PerAtomArray, zero: PerAtomArray) -> ErrorRow:
-    return ErrorRow(
-        name,
-        true.values.size,
-        force_rmse(true, predicted),
-        force_mae(true, predicted),
-        force_rmse(true, zero),
-        force_mae(true, zero),
-    )

@@ -13,20 +13,20 @@ from rich.progress import Progress, ProgressColumn
 from rich.table import Table
 from rich.text import Text
 
+from tinynet_sklearn._validation import plural
+from tinynet_sklearn.bond_suggestion import bonds_text
 from tinynet_sklearn.distances import HISTOGRAM_BIN, HISTOGRAM_RANGE, PairDistances
+from tinynet_sklearn.frame_numbers import frames_in_words, some_frames
 
 if TYPE_CHECKING:
-    from tinynet_sklearn.inspection import Finding, ForceStatistics, Inspection, Topology
+    from tinynet_sklearn.inspection_result import Finding, ForceStatistics, Inspection, Topology
     from tinynet_sklearn.lengths import VectorLength
-    from tinynet_sklearn.quickstart import ErrorRow, SpeciesFeatures
+    from tinynet_sklearn.quickstart import SpeciesFeatures
     from tinynet_sklearn.run_results import DynamicsResult
     from tinynet_sklearn.run_settings import RunSettings
 
 #: Heights of the bars, an eighth of a line each.
 BARS = " ▁▂▃▄▅▆▇█"
-
-#: At most this many frame numbers are listed.
-MAX_LISTED_FRAMES = 12
 
 #: At most this many sets of different atoms.
 MAX_LISTED_SETS = 5
@@ -67,23 +67,6 @@ def features_table(species: Iterable[SpeciesFeatures], n_columns: int) -> Table:
     return shown
 
 
-def errors_table(rows: Iterable[ErrorRow]) -> Table:
-    """Errors next to those of the trivial predictor."""
-    shown = table("", "components", "RMSE", "zero force", "ratio", "MAE", "zero force")
-    for row in rows:
-        shown.add_row(
-            row.name,
-            str(row.n_components),
-            f"{row.rmse:.3f}",
-            f"{row.zero_rmse:.3f}",
-            f"{row.rmse / row.zero_rmse:.0%}" if row.zero_rmse else "-",
-            f"{row.mae:.3f}",
-            f"{row.zero_mae:.3f}",
-            style="bold" if row.name == "all" else None,
-        )
-    return shown
-
-
 def print_inspection(console: Console, path: str, bonds: Any, found: Inspection) -> None:
     """Print all that `inspect_structures` found."""
     sets = [_topology_line(topology) for topology in found.topologies[:MAX_LISTED_SETS]]
@@ -99,8 +82,7 @@ def print_inspection(console: Console, path: str, bonds: Any, found: Inspection)
     if found.distances:
         section(console, "Distances in all frames (Angstrom)", _distances(found.distances))
     if found.suggested_bonds:
-        named = ",".join(f"{pair}={cutoff:g}" for pair, cutoff in found.suggested_bonds.items())
-        section(console, "Suggested bonds", f"--bonds {named}")
+        section(console, "Suggested bonds", f"--bonds {bonds_text(found.suggested_bonds)}")
     if found.topologies:
         section(console, "Same bonds in all frames?", *_same_bonds(found.topologies))
     if found.lengths:
@@ -185,12 +167,6 @@ def bar(counts: Sequence[int], marked: Sequence[int]) -> Text:
     return text
 
 
-def listed(frames: Sequence[int]) -> str:
-    """Frame numbers, the first few of many."""
-    shown = ", ".join(map(str, frames[:MAX_LISTED_FRAMES]))
-    return shown + (f", ... ({len(frames)} in all)" if len(frames) > MAX_LISTED_FRAMES else "")
-
-
 def table(*columns: str) -> Table:
     """Table without frame; the first column holds names, the others numbers."""
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
@@ -267,7 +243,7 @@ def _sharing(topology: Topology) -> str:
         return f"{topology.formula}: yes, all of {plural(len(topology.frames), 'frame')}."
     return (
         f"{topology.formula}: no, {len(topology.different)} of {len(topology.frames)} frames differ from "
-        f"the mean structure: {listed(list(topology.different))}."
+        f"the mean structure: {some_frames(list(topology.different))}."
     )
 
 
@@ -307,12 +283,7 @@ def _findings(findings: Sequence[Finding], nothing: str) -> list[RenderableType]
         return [nothing]
     grid = Table.grid(padding=(0, 1))
     for finding in findings:
-        where = f" [frames {listed(finding.frames)}]" if finding.frames else ""
+        where = f" [{frames_in_words(finding.frames)}]" if finding.frames else ""
         style = "red" if finding.problem else ""
         grid.add_row(Text("-", style=style), Text(finding.message + where))
     return [grid]
-
-
-def plural(n: int, noun: str) -> str:
-    """Number and noun."""
-    return f"{n} {noun}{'' if n == 1 else 's'}"

@@ -32,7 +32,7 @@ from ase import Atoms
 from ase.io import Trajectory, read, write
 from numpy.typing import NDArray
 
-from tinynet_sklearn.checkpoint import write_atomically
+from tinynet_sklearn.atomic_files import remove_torsos, write_atomically
 from tinynet_sklearn.frames import FloatArray
 from tinynet_sklearn.run_lock import FolderLock
 from tinynet_sklearn.run_settings import RunSettingsError
@@ -355,8 +355,7 @@ class RunFiles:
     def _remove_torsos(self) -> None:
         """Remove what a process left that was killed while it wrote."""
         for name in (STATE, SUMMARY, PLOT):
-            for torso in self.path("").glob(f".{name}.*.tmp"):
-                torso.unlink(missing_ok=True)
+            remove_torsos(self.path(name))
 
     def _growing(self) -> list[Path]:
         for file in (self._table, self._trajectory):

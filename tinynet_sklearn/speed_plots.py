@@ -10,15 +10,12 @@ import numpy as np
 from tinynet_sklearn._validation import described, first_few
 from tinynet_sklearn.frames import FloatArray
 from tinynet_sklearn.grid_tables import rows_of_table
-from tinynet_sklearn.plot_axes import plain_ticks
-from tinynet_sklearn.plotting import COLORS, MARKERS, new_axes
+from tinynet_sklearn.plot_axes import plain_ticks, spans_much
+from tinynet_sklearn.plotting import COLORS, LINE_STYLES, MARKERS, new_axes
 from tinynet_sklearn.timing import microseconds_per_atom
 
 __all__ = ["SpeedDisplay"]
 
-_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)), (0, (8, 2)))
-# Times that span more than this factor get a logarithmic axis; else it starts at zero.
-_WIDE = 5.0
 # More models, or longer names, are named above the axes.
 _MOST_INSIDE, _LONGEST_INSIDE = 4, 24
 _REPEATS = ((1, 1, 1), (2, 2, 2), (4, 4, 4))
@@ -209,14 +206,14 @@ class SpeedDisplay:
             look: dict[str, Any] = {
                 "color": COLORS[k % len(COLORS)],
                 "marker": MARKERS[k % len(MARKERS)],
-                "linestyle": _LINES[k % len(_LINES)],
+                "linestyle": LINE_STYLES[k % len(LINE_STYLES)],
                 "linewidth": 1.6,
                 "markersize": 6.0,
             }
             self.lines_ += ax.plot(sizes, times, label=name, **(look | (line_kwargs or {})))
         ax.set_xscale("log")
         every = np.concatenate([times for _, times in self.times.values()])
-        if every.max() > _WIDE * every.min():
+        if spans_much(every.min(), every.max()):
             ax.set_yscale("log")
         else:
             ax.set_ylim(0.0, 1.3 * float(every.max()))

@@ -16,14 +16,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from tinynet_sklearn._validation import first_few, species_name
-from tinynet_sklearn.checkpoint import (
-    TORSO_AGE,
-    CheckpointFile,
-    file_name,
-    fingerprint,
-    remove_torsos,
-    shared_file,
-)
+from tinynet_sklearn.atomic_files import TORSO_AGE, remove_torsos
+from tinynet_sklearn.checkpoint import CheckpointFile, file_name, fingerprint, shared_file
 from tinynet_sklearn.equivariance import GroupAction
 from tinynet_sklearn.keras_loops import moments_of
 from tinynet_sklearn.mapped_rows import MappedRows

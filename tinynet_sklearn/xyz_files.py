@@ -47,7 +47,7 @@ def iterate_xyz(path: Path) -> Iterator[Any]:
         lines = _Lines(file)
         while lines.next_beginning() is not None:
             found, frame = _frame(lines)
-            if isinstance(found, Exception) and not _begins(lines.next_beginning() or "0"):
+            if isinstance(found, Exception) and not _begins(lines.next_beginning() or ""):
                 lines.put_back(frame[1:])  # where this frame ends is not known: the next may begin in it
                 lines.skip_to_a_frame()
             yield found
@@ -58,7 +58,8 @@ class _Lines:
 
     def __init__(self, file: IO[str]) -> None:
         self.file = file
-        self.waiting: deque[str] = deque()
+        # some editors begin files with a byte order mark
+        self.waiting = deque([file.readline().removeprefix("\ufeff")])
 
     def take(self) -> str:
         """Next line, empty at the end of the file."""
@@ -94,6 +95,8 @@ def _frame(lines: _Lines) -> tuple[Any, list[str]]:
     n_atoms = int(frame[0])
     while len(frame) < n_atoms + 2 and (line := lines.take()):
         frame.append(line)
+    if len(frame) < n_atoms + 2:
+        return ValueError(f"the file ends after {max(len(frame) - 2, 0)} of {n_atoms} atoms"), frame
     while (line := lines.next_beginning() or "").lstrip().startswith("VEC"):
         frame.append(lines.take())
     if line and not _begins(line) and len(line.split()) == len(frame[-1].split()):

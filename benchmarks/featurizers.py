@@ -1,10 +1,10 @@
-"""Direct forces on cycle moments, their sums, ACSF, SOAP and joined columns: one network size, one split.
+"""Direct forces on cycle moments, sums, ACSF, SOAP, LMBTR and joined columns: one network size, one split.
 
 Parts: "batio3" (molecular dynamics at 300, 450 and 900 K, the last fifth of each run as test set; a graph
-that all structures share), "tio2" (aenet, given test structures) and "si" (mlearn, given test file). ACSF and
-SOAP are those of DScribe. Columns that do not change when a structure is turned cannot give a force: each
-kind appears alone and beside the smooth vectors of `SmoothMomentFeaturizer`, of which the network gives the
-coefficients.
+that all structures share), "tio2" (aenet, given test structures) and "si" (mlearn, given test file). ACSF,
+SOAP and LMBTR (inverse distances and angles) are those of DScribe. Columns that do not change when a
+structure is turned cannot give a force: each kind appears alone and beside the smooth vectors of
+`SmoothMomentFeaturizer`, of which the network gives the coefficients.
 
 Training structures are --train evenly spaced ones of the training set, the same for all rows. Weight decay is
 chosen for each row on 15 % of these (three stretches of consecutive structures). Finished rows are kept in
@@ -58,9 +58,11 @@ ROWS = {
     "smooth moments": (("smooth",), "smooth"),
     "ACSF alone": (("acsf",), None),
     "SOAP n4 l4 alone": (("soap",), None),
+    "LMBTR alone": (("pairs", "angles"), None),
     "ACSF, smooth vectors": (("acsf",), "smooth"),
     "SOAP n4 l4, smooth vectors": (("soap",), "smooth"),
     "SOAP n8 l6, smooth vectors": (("large",), "smooth"),
+    "LMBTR, smooth vectors": (("pairs", "angles"), "smooth"),
     "smooth moments + ACSF": (("smooth", "acsf"), "smooth"),
     "smooth moments + SOAP n4 l4": (("smooth", "soap"), "smooth"),
     "L4(2) + ACSF": (("lists", "acsf"), "lists"),
@@ -81,6 +83,8 @@ def featurizers(part):
         "acsf": DScribeFeaturizer("acsf"),
         "soap": DScribeFeaturizer("soap", n_max=4, l_max=4),
         "large": DScribeFeaturizer("soap", n_max=8, l_max=6, sigma=0.3),
+        "pairs": DScribeFeaturizer("lmbtr"),
+        "angles": DScribeFeaturizer("lmbtr", geometry="angle"),
     }
 
 

@@ -18,6 +18,7 @@ FLOORS = [
     [
         "_version",
         "_validation",
+        "copies",
         "frame_numbers",
         "atomic_files",
         "run_lock",
@@ -89,6 +90,7 @@ FLOORS = [
         "features",
         "smooth",
         "preprocessing",
+        "dscribe_descriptors",
         "dscribe_features",
         "function_features",
         "checkpoint",
@@ -204,7 +206,7 @@ AT_HOME = {
     },
     "pymatgen": {"graph", "vasp_files", "bond_chemistry", "channels", "document_files", "function_features"},
     "sisl": {"siesta_files"},
-    "dscribe": {"dscribe_features"},
+    "dscribe": {"dscribe_descriptors"},
     "spglib": {"sites"},
     "vesin": {"graph"},
 }

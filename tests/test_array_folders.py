@@ -53,6 +53,15 @@ def assert_same(a, b):
         np.testing.assert_array_equal(a.vectors, b.vectors)
 
 
+def test_errors_count_structures_through_all_batches(data, embed, tmp_path):
+    structures = [*data.structures[:10], data.structures[0][:3], *data.structures[11:]]
+    with pytest.raises(ValueError, match="  structure 10: it has 3 atoms"):
+        transform_to_folder(tmp_path, embed, iter(structures), 4)
+    structures[10] = "salt"
+    with pytest.raises(TypeError, match="str at index 10"):
+        transform_to_folder(tmp_path, embed, iter(structures), 4)
+
+
 @pytest.mark.parametrize("batch_size", [1, 32, 81, 1000])
 def test_batches_are_the_whole(batch_size, data, embed, tmp_path):
     mapped = transform_to_folder(tmp_path, embed, iter(data.structures), batch_size)

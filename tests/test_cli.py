@@ -138,6 +138,19 @@ def test_quickstart_learns_both_materials(tmp_path):
     assert names == ["batio3-parity.png", "batio3.tinynet", "moo3-parity.png", "moo3.tinynet"]
 
 
+def test_quickstart_replaces_no_models_of_others(tmp_path, monkeypatch):
+    mine = tmp_path / "moo3-parity.png"
+    mine.write_text("mine")
+    arguments = ("quickstart", "--material", "moo3", "--max-iter", 1)
+    result = run(*arguments, "--output", tmp_path)
+    assert result.exit_code == 2
+    assert "moo3-parity.png exists; name another file, or replace it with --force." in words(result.stderr)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+    assert run(*arguments, "--output", tmp_path, "--force").exit_code == 0
+    monkeypatch.chdir(tmp_path)
+    assert [run(*arguments).exit_code for _ in range(2)] == [0, 0]
+
+
 def test_quickstart_output_must_be_a_folder(salt_file):
     result = run("quickstart", "--output", salt_file)
     assert result.exit_code == 2
@@ -221,7 +234,7 @@ def test_inspect_a_liquid(tmp_path):
     write(path, frames)
     bonds = suggest_bonds(frames)
     named = f"Cu-Cu={bonds['Cu-Cu']:g}"
-    result = run("inspect", path)
+    result = run("inspect", path, "--bonds", 3.1)
     text = words(result.stdout)
     assert result.exit_code == 1
     assert "Same bonds in all frames? Cu32: there are no bonds. Vector lengths None" in text
@@ -229,8 +242,9 @@ def test_inspect_a_liquid(tmp_path):
         "No bonds in Cu32 with bonds=3.1: a single number bonds different species only; pass the suggested "
         f"ones, bonds={bonds}, or --bonds {named}."
     ) in text
-    result = run("inspect", path, "--bonds", named)
+    result = run("inspect", path)
     text = words(result.stdout)
+    assert run("inspect", path, "--bonds", named).stdout == result.stdout
     assert "Bonds of Cu32, all 3 frames together, with bonds=" in text
     assert "Same bonds in all frames? Cu32: no, the 3 frames share no bond graph." in text
     assert (
@@ -277,6 +291,9 @@ def test_inspect_an_element(tmp_path):
     path = tmp_path / "cu.extxyz"
     write(path, bulk("Cu", cubic=True))
     result = run("inspect", path)
+    assert result.exit_code == 0
+    assert "Bonds of the mean Cu4 with bonds={'Cu-Cu': 3.1}" in words(result.stdout)
+    result = run("inspect", path, "--bonds", 3.1)
     assert result.exit_code == 1
     text = words(result.stdout)
     assert "Vector lengths None: the mean Cu4 has no bonds. Forces" in text
@@ -354,7 +371,9 @@ def test_inspect_a_broken_file(tmp_path):
     path.write_text("3\n\nH 0 0 0\n")
     result = run("inspect", path)
     assert result.exit_code == 1
-    assert result.stderr.startswith(f"error: cannot read {path}: ValueError: the file ends after 1 of 3 atoms")
+    assert result.stderr.startswith(
+        f"error: cannot read {path}: ValueError: the file ends after 1 of 3 atoms"
+    )
     assert "Traceback" not in result.output
 
 
@@ -755,4 +774,4 @@ def test_export_of_models_without_a_frozen_graph(models, salt_file, name, got, w
 def test_export_for_nothing(tmp_path):
     found = run("export", "moo3", "--output", str(tmp_path / "run"))
     assert found.exit_code == 2
-    assert "name a program: --lammps." in words(found.stderr)
+    assert "is needed: it is the one program that models are written for." in words(found.stderr)

@@ -240,6 +240,13 @@ def test_what_is_found_in_folders_is_never_replaced(frames, command):
 
 
 @pytest.mark.usefixtures("frames")
+def test_bonds_of_species_that_are_not_there():
+    result = run("fit", "frames.extxyz", *QUICK, "--bonds", "Mo-O=2.8,Mo-S=3")
+    assert result.exit_code == 0, result.output
+    assert "- --bonds has Mo-S, of which there are no atoms" in words(result.stdout)
+
+
+@pytest.mark.usefixtures("frames")
 @pytest.mark.parametrize("command", [("fit",), ("grid", "--grid", "n=2", "--folds", 2)])
 def test_copies_do_not_stand_on_both_sides_of_a_split(command):
     write("again.extxyz", read("frames.extxyz", "10:20"))

@@ -89,6 +89,31 @@ def test_files_and_databases_of_ase(tmp_path, name):
         assert all(atoms.calc is None for atoms in data.structures)
 
 
+@pytest.mark.parametrize("name", ["a.db", "a.json"])
+def test_columns_and_data_of_databases(tmp_path, name):
+    known = frames()
+    with connect(tmp_path / name) as database:
+        for atoms in known:
+            bare = atoms.copy()
+            database.write(bare, dft_energy=atoms.calc.results["energy"], data={"dft_forces": rows(atoms)})
+    data = read_dataset(tmp_path / name, "potential", keys={"energy": "dft_energy", "forces": "dft_forces"})
+    assert_array_equal(data.y.forces.values, np.concatenate([rows(a) for a in known]))
+    assert_array_equal(data.y.energy, [a.calc.results["energy"] for a in known])
+    assert data.structures[1].info["dft_energy"] == known[1].calc.results["energy"]
+
+
+def test_endings_in_capitals(tmp_path):
+    known = frames()
+    write(tmp_path / "A.EXTXYZ", known)
+    table(known).to_csv(tmp_path / "B.CSV", index=False)
+    with connect(tmp_path / "c.db") as database:
+        database.write(known[0])
+    (tmp_path / "c.db").rename(tmp_path / "C.DB")
+    with tarfile.open(tmp_path / "D.TGZ", "w:gz") as archive:
+        archive.add(tmp_path / "A.EXTXYZ", "one.extxyz")
+    assert len(read_dataset(tmp_path)) == 3 + 3 + 1 + 3
+
+
 def test_results_stay_with_structures_where_nothing_is_to_be_learned(tmp_path):
     write(tmp_path / "a.extxyz", frames())
     data = read_dataset(tmp_path, None)
@@ -340,6 +365,15 @@ def test_a_table_without_a_column(tmp_path):
     )
     assert refused(path) == message
     assert refused(tmp_path) == message
+
+
+def test_a_table_with_semicolons(tmp_path):
+    path = tmp_path / "atoms.csv"
+    table(frames()).to_csv(path, sep=";", index=False)
+    assert refused(path) == (
+        f"cannot read {path}: a table of atoms has the columns structure or frame, species, x, y, z; it "
+        "lacks structure or frame, species, x, y, z. Separate its columns by commas."
+    )
 
 
 @pytest.mark.parametrize(

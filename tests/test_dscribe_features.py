@@ -1,16 +1,32 @@
-"""`DScribeFeaturizer`: SOAP and ACSF of any structures as per-atom arrays."""
+"""`DScribeFeaturizer`: SOAP, ACSF and LMBTR of any structures as per-atom arrays."""
 
 import pickle
 import sys
+import warnings
+from itertools import permutations
 
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule
+from ase.data import atomic_numbers
 from ase.neighborlist import neighbor_list
-from crystals import benzene, copper, methanol, perovskite, rattled, repeated, rocksalt, skewed, slab, wire
+from crystals import (
+    benzene,
+    copper,
+    methanol,
+    perovskite,
+    polonium,
+    rattled,
+    repeated,
+    rocksalt,
+    skewed,
+    slab,
+    wire,
+)
 from joblib import parallel_config
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import erf
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.decomposition import PCA
@@ -33,12 +49,14 @@ from tinynet_sklearn import (
     PerAtomArray,
     SmoothMomentFeaturizer,
     TinyNetCalculator,
+    dscribe_descriptors,
     persistence,
 )
 from tinynet_sklearn.dscribe_features import DScribeFeaturizer
 from tinynet_sklearn.per_atom_regressor import PerAtomRegressor
 
 descriptors = pytest.importorskip("dscribe.descriptors", reason="needs dscribe")
+System = pytest.importorskip("dscribe.core", reason="needs dscribe").System
 
 SMALL = {
     "soap": {"descriptor": "soap", "r_cut": 4.0, "n_max": 3, "l_max": 2},
@@ -51,6 +69,8 @@ SMALL = {
         "g4_params": [[0.02, 1.0, 1.0]],
         "g5_params": [[0.02, 2.0, -1.0]],
     },
+    "pairs": {"descriptor": "lmbtr", "r_cut": 4.0, "grid": (0.1, 1.0, 5, 0.1)},
+    "angles": {"descriptor": "lmbtr", "r_cut": 4.0, "geometry": "angle", "grid": (0, 180, 4, 20.0)},
 }
 
 
@@ -176,6 +196,215 @@ def test_symmetry_functions_are_there_by_default():
     assert empty.get_feature_names_out().tolist() == ["G1[H]", "G1[O]"]
 
 
+# ---- LMBTR ------------------------------------------------------------
+
+
+def triclinic():
+    """Crystal without symmetry whose atoms are inside of its cell, where DScribe alone wants them."""
+    scaled = [[0.02, 0, 0.01], [0.5, 0.49, 0.52], [0.5, 0.5, 0.03], [0.51, 0, 0.5], [0, 0.5, 0.48]]
+    cell = [[4.0, 0, 0], [0.3, 4.1, 0], [0, -0.2, 4.2]]
+    return Atoms("BaTiO3", scaled_positions=scaled, cell=cell, pbc=True)
+
+
+#: Settings, a stretch of columns, and its numbers at Ti, from DScribe 2.1.2 with ASE 3.26 (newer ones need
+#: mending): LMBTR(species=["Ba", "Ti", "O"], geometry={"function": geometry}, normalization=normalization,
+#: grid=grid, periodic=True, weighting={"function": "exp", "scale": scale, "threshold": 1e-3}), where scale is
+#: ln(1000)/5 for pairs and ln(1000)/10 for angles; create(triclinic())[1, get_location(species)].
+INVERSE, DISTANCE, ANGLE, COSINE = (0.1, 0.6, 4, 0.1), (1, 6, 4, 0.5), (0, 180, 4, 20), (-1, 1, 4, 0.2)
+REFERENCE = [
+    ("inverse_distance", INVERSE, "none", "X-O", [0.090027702, 0.319092814, 1.136265922, 0.760363859]),
+    ("inverse_distance", INVERSE, "l2", "X-Ti", [0.022696859, 0.050926578, 0.012421536, 0.000284053]),
+    ("distance", DISTANCE, "none", "X-O", [0.0698987, 0.14096188, 0.022564091, 0.003164613]),
+    ("angle", ANGLE, "none", "O-X-O", [0.000305938, 0.001035687, 0.000794897, 0.00014781]),
+    ("angle", ANGLE, "l2", "X-O-Ti", [0.0, 1.649e-06, 0.011349532, 0.079972887]),
+    ("cosine", COSINE, "none", "X-O-Ti", [0.028051554, 0.001602532, 1.1e-08, 0.0]),
+    ("cosine", COSINE, "l2", "O-X-O", [0.043630679, 0.215405455, 0.24540089, 0.128309277]),
+]
+
+
+@pytest.mark.parametrize(("geometry", "grid", "normalization", "species", "expected"), REFERENCE)
+def test_lmbtr_is_that_of_dscribe_where_it_works_unmended(geometry, grid, normalization, species, expected):
+    lmbtr = DScribeFeaturizer("lmbtr", geometry=geometry, grid=grid, normalization=normalization)
+    rows = lmbtr.fit_transform([triclinic()])
+    points = [f"lmbtr[{species}]{point:.10g}" for point in np.linspace(*grid[:3])]
+    assert_allclose(columns(rows, lmbtr, *points)[1], expected, rtol=1e-7, atol=6e-10)
+
+
+@pytest.mark.parametrize("geometry", ["inverse_distance", "distance", "angle", "cosine"])
+def test_lmbtr_is_a_sum_of_gaussians_over_pairs_or_threes(geometry):
+    """Counted one by one, in a cluster large enough for its middle to see nothing of the end."""
+    r_cut, threshold, grid = 3.5, 0.01, DEFAULT_GRIDS[geometry]
+    crystal = triclinic()
+    lmbtr = DScribeFeaturizer("lmbtr", r_cut=r_cut, geometry=geometry, threshold=threshold)
+    features = lmbtr.fit_transform([crystal])
+    cluster = crystal * (5, 5, 5)
+    cluster.pbc = False
+    here = 62 * len(crystal) + 1  # Ti of the cell in the middle
+    away = cluster.positions - cluster.positions[here]
+    near = [j for j in np.flatnonzero(np.linalg.norm(away, axis=1) < r_cut) if j != here]
+    first, last, n_points, sigma = grid
+    points, half = np.linspace(first, last, n_points), (last - first) / (n_points - 1) / 2
+
+    def bump(value, weight):
+        edges = erf((points[:, None] + [-half, half] - value) / (sigma * 2**0.5))
+        return weight * np.diff(edges)[:, 0] / (4 * half)
+
+    expected = {}
+    symbol = cluster.get_chemical_symbols()
+    if geometry in ("distance", "inverse_distance"):
+        for j in near:
+            d = np.linalg.norm(away[j])
+            value = d if geometry == "distance" else 1 / d
+            group = f"X-{symbol[j]}"
+            expected[group] = expected.get(group, 0) + bump(value, threshold ** (d / r_cut))
+    else:
+        for j, k in permutations(near, 2):
+            legs = np.linalg.norm([away[j], away[k], away[k] - away[j]], axis=1)
+            if (perimeter := legs.sum()) > 2 * r_cut:
+                continue
+            weight = threshold ** (perimeter / (2 * r_cut))
+            at_j = cosine_between(-away[j], away[k] - away[j])
+            at_here = cosine_between(away[j], away[k])
+            for group, cosine in (
+                (f"X-{symbol[j]}-{symbol[k]}", at_j),
+                (f"{symbol[j]}-X-{symbol[k]}", at_here if j < k else None),
+            ):
+                if cosine is None:
+                    continue
+                a, b, c = group.split("-")
+                if b == "X" and atomic_numbers[a] > atomic_numbers[c]:
+                    group = f"{c}-X-{a}"
+                value = cosine if geometry == "cosine" else np.degrees(np.arccos(cosine))
+                expected[group] = expected.get(group, 0) + bump(value, weight)
+    seen = set()
+    for group, spectrum in expected.items():
+        names = [f"lmbtr[{group}]{point:.10g}" for point in points]
+        seen |= set(names)
+        assert_allclose(columns(features, lmbtr, *names)[1], spectrum, rtol=1e-6, atol=1e-9)
+    others = [name for name in lmbtr.get_feature_names_out() if name not in seen]
+    assert not columns(features, lmbtr, *others)[1].any()
+
+
+def cosine_between(a, b):
+    return float(np.clip(a @ b / np.linalg.norm(a) / np.linalg.norm(b), -1, 1))
+
+
+#: As the documentation states them, for r_cut 3.5.
+DEFAULT_GRIDS = {
+    "inverse_distance": (0, 1.5, 51, 0.03),
+    "distance": (0, 3.5, 51, 0.1),
+    "angle": (0, 180, 37, 5),
+    "cosine": (-1, 1, 41, 0.05),
+}
+
+
+@pytest.mark.parametrize("geometry", ["inverse_distance", "angle"])
+def test_rounding_does_not_decide_on_shells_at_the_cutoff(geometry):
+    crystal = polonium()
+    turned = crystal * (1, 2, 1)
+    turned.rotate(77, (1, 2, 3), rotate_cell=True)
+    rows = {}
+    for r_cut in (3.35, 3.36, 6.7, 6.71):  # first, and fourth shell
+        lmbtr = DScribeFeaturizer("lmbtr", r_cut, geometry=geometry)
+        rows[r_cut], here, there = lmbtr.fit_transform([crystal, turned]).values
+        for turned_row in (here, there):  # an angle of 180 degrees is rounded by 1e-6
+            assert_allclose(turned_row, rows[r_cut], rtol=1e-6, atol=1e-10)
+    assert_allclose(rows[6.7], rows[6.71], rtol=0.02, atol=1e-5)
+    assert rows[3.35].any() == (geometry == "inverse_distance")
+
+
+def test_rows_of_length_one_and_of_lone_atoms():
+    lmbtr = DScribeFeaturizer("lmbtr", normalization="l2")
+    rows = lmbtr.fit_transform([molecule("H2O"), Atoms("O")]).values
+    assert_allclose(np.linalg.norm(rows, axis=1), [1, 1, 1, 0], rtol=1e-12)
+    plain = lmbtr.set_params(normalization="none").fit_transform([molecule("H2O")]).values
+    assert_allclose(rows[:3], plain / np.linalg.norm(plain, axis=1, keepdims=True), rtol=1e-12)
+
+
+def test_a_lower_threshold_takes_weight_from_the_far_ones():
+    far = Atoms("OH", positions=[[0, 0, 0], [0, 0, 4.0]])
+    grid = (3.0, 5.0, 201, 0.05)
+    areas = [
+        DScribeFeaturizer("lmbtr", geometry="distance", grid=grid, threshold=threshold)
+        .fit_transform([far])
+        .values[0]
+        .sum()
+        * 0.01
+        for threshold in (1e-1, 1e-3)
+    ]
+    assert_allclose(areas, [0.1**0.8, 0.001**0.8], rtol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["pairs", "angles"])
+@pytest.mark.parametrize("normalization", ["none", "l2"])
+def test_spectra_caught_on_the_way_are_those_that_dscribe_returns(kind, normalization, monkeypatch):
+    featurizer = DScribeFeaturizer(**SMALL[kind], normalization=normalization)
+    structures = [triclinic(), rocksalt(), slab(), methanol()]
+    caught = featurizer.fit_transform(structures)
+
+    class Later(type(featurizer._descriptor().lmbtr)):
+        """A version in which nobody looks at the method."""
+
+        def __setattr__(self, name, value):
+            if name != "_make_new_klist_local":
+                super().__setattr__(name, value)
+
+    monkeypatch.setattr(descriptors, "LMBTR", Later)
+    assert_allclose(featurizer.fit_transform(structures).values, caught.values, rtol=1e-13)
+
+
+class TestMending:
+    """DScribe 2.1 fails with ASE 3.27 or newer. Each test stands for a process that has not computed yet."""
+
+    @pytest.fixture(autouse=True)
+    def fresh(self, monkeypatch):
+        lmbtr = sys.modules["dscribe.descriptors.lmbtr"]
+        monkeypatch.setattr(lmbtr, "System", System)
+        dscribe_descriptors.mend_lmbtr.cache_clear()
+        yield lmbtr
+        dscribe_descriptors.mend_lmbtr.cache_clear()
+
+    def test_dscribe_is_left_alone_once_it_works(self, fresh, monkeypatch):
+        class Works(System):
+            @staticmethod
+            def from_atoms(atoms):
+                return atoms
+
+        monkeypatch.setattr(fresh, "System", Works)
+        dscribe_descriptors.mend_lmbtr()
+        assert fresh.System is Works
+
+    def test_what_warns_is_replaced_as_well(self, fresh, monkeypatch):
+        class Warns(System):
+            @staticmethod
+            def from_atoms(atoms):
+                warnings.warn("get_calculator is deprecated", FutureWarning, stacklevel=2)
+                return atoms
+
+        monkeypatch.setattr(fresh, "System", Warns)
+        dscribe_descriptors.mend_lmbtr()
+        assert issubclass(fresh.System, System)
+        assert fresh.System is not Warns
+
+    def test_nothing_else_of_dscribe_changes(self, fresh):
+        dscribe_descriptors.mend_lmbtr()
+        mended = fresh.System
+        dscribe_descriptors.mend_lmbtr()
+        assert fresh.System is mended
+        assert sys.modules["dscribe.core"].System is sys.modules["dscribe.descriptors.mbtr"].System is System
+        DScribeFeaturizer(**SMALL["angles"]).fit_transform([methanol()])
+
+    @pytest.mark.parametrize("kind", ["pairs", "angles"])
+    def test_other_processes_mend_it_for_themselves(self, fresh, kind):
+        """A pickled descriptor that arrives where nothing was mended."""
+        featurizer = DScribeFeaturizer(**SMALL[kind])
+        here = featurizer.fit_transform([triclinic()])
+        sent = pickle.dumps(featurizer._descriptor())
+        fresh.System = System
+        dscribe_descriptors.mend_lmbtr.cache_clear()
+        assert_array_equal(pickle.loads(sent).create_single(triclinic()), here.values)
+
+
 # ---- the names ------------------------------------------------------------
 
 
@@ -263,6 +492,19 @@ def test_names_of_symmetry_functions_say_their_parameters():
     ]
 
 
+def test_names_of_lmbtr_say_where_the_angle_is():
+    lmbtr = DScribeFeaturizer("lmbtr", geometry="angle", grid=(0, 180, 3, 5)).fit([methanol()])
+    names = [name[:-2] for name in lmbtr.get_feature_names_out() if name.endswith("]90")]
+    groups = ["H-X-H", "H-X-C", "H-X-O", "C-X-C", "C-X-O", "O-X-O"]
+    groups += [f"X-{a}-{b}" for a in "HCO" for b in "HCO"]
+    assert names == [f"lmbtr[{group}]" for group in groups]
+    right = Atoms("OHC", positions=[[0, 0, 0], [1, 0, 0], [0, 1, 0]])
+    features = lmbtr.transform([right])
+    assert columns(features, lmbtr, "lmbtr[H-X-C]90", "lmbtr[X-H-C]90").argmax(1)[0] == 0
+    assert columns(features, lmbtr, "lmbtr[H-X-C]90", "lmbtr[X-O-C]90")[1].tolist()[0] == 0
+    assert columns(features, lmbtr, "lmbtr[X-O-C]90")[1] > 0
+
+
 def test_every_setting_has_as_many_names_as_columns(featurizer):
     features = featurizer.fit_transform([methanol(), perovskite()])
     names = featurizer.get_feature_names_out()
@@ -348,10 +590,43 @@ def test_parameters_of_symmetry_functions_have_shapes(given, expected):
     assert message(error) == f"{expected} Leave it empty for no such functions."
 
 
-def test_parameters_are_checked_at_fit():
+@pytest.mark.parametrize(
+    "grid",
+    [
+        (0, 1, 50),
+        (1, 1, 50, 0.1),
+        (0, 1, 1, 0.1),
+        (0, 1, 2.5, 0.1),
+        (0, 1, 50, 0.0),
+        (0, 1, 50, None),
+        "abcd",
+    ],
+)
+def test_grids_that_are_none_are_refused(grid):
+    with pytest.raises(ValueError, match="grid") as error:
+        DScribeFeaturizer("lmbtr", grid=grid).fit([molecule("H2O")])
+    if grid != "abcd":  # no array at all, says scikit-learn
+        assert message(error) == (
+            "grid must be (first point, last point, number of points, standard deviation), ascending, with "
+            f"two points or more and a standard deviation above 0; got {grid!r}. None takes one that suits "
+            "geometry."
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("descriptor", "mbtr"),
+        ("geometry", "atomic_number"),
+        ("threshold", 0.0),
+        ("threshold", 1.0),
+        ("normalization", "n_atoms"),
+    ],
+)
+def test_parameters_are_checked_at_fit(name, value):
     with pytest.raises(InvalidParameterError) as error:
-        DScribeFeaturizer("lmbtr").fit([molecule("H2O")])
-    assert "The 'descriptor' parameter of DScribeFeaturizer must be a str among" in message(error)
+        DScribeFeaturizer(**{"descriptor": "lmbtr", name: value}).fit([molecule("H2O")])
+    assert f"The '{name}' parameter of DScribeFeaturizer must be a" in message(error)
 
 
 def test_columns_that_do_not_fit_into_memory_are_refused(monkeypatch):
@@ -362,6 +637,40 @@ def test_columns_that_do_not_fit_into_memory_are_refused(monkeypatch):
     assert message(error) == (
         "X must make columns that fit into memory; 3 atoms with 63 columns each, for 2 species, are 0.0 GiB, "
         "and there are 0.0. Set compression, lower n_max or l_max, or pass fewer structures at a time."
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "remedy"),
+    [("acsf", "Take fewer functions"), ("pairs", "Take fewer points of grid")],
+)
+def test_what_makes_fewer_columns_depends_on_the_descriptor(given, remedy, monkeypatch):
+    featurizer = DScribeFeaturizer(**SMALL[given]).fit([molecule("H2O")])
+    monkeypatch.setattr(module, "physical_memory", lambda: 1.0)
+    with pytest.raises(ValueError, match="memory") as error:
+        featurizer.transform([molecule("H2O")])
+    assert message(error) == (
+        f"X must make columns that fit into memory; 3 atoms with {featurizer.n_features_out_} columns each, "
+        f"for 2 species, are 0.0 GiB, and there are 0.0. {remedy}, or pass fewer structures at a time."
+    )
+
+
+def test_distances_that_do_not_fit_into_memory_are_refused(monkeypatch):
+    """Columns grow with the number of atoms, distances with its square."""
+    lmbtr = DScribeFeaturizer(**SMALL["pairs"]).fit([molecule("H2O")])
+    large = molecule("H2O")
+    for shift in range(1, 20):
+        water = molecule("H2O")
+        water.positions += 3.0 * shift
+        large += water
+    monkeypatch.setattr(module, "physical_memory", lambda: 8.0 * lmbtr.n_features_out_ * 63)
+    lmbtr.transform([molecule("H2O")])
+    with pytest.raises(ValueError, match="memory") as error:
+        lmbtr.transform([molecule("H2O"), large])
+    assert message(error) == (
+        "X must hold structures whose distances fit into memory, as DScribe's LMBTR keeps all of them; the "
+        "60 atoms of structure 1 take at least 0.0 GiB, and there are 0.0. Pass smaller ones, or take "
+        "another descriptor."
     )
 
 

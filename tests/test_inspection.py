@@ -15,6 +15,7 @@ from rich.console import Console
 
 from tinynet_sklearn import CycleMomentFeaturizer, build_bond_graph, load_batio3, load_moo3, suggest_bonds
 from tinynet_sklearn.distances import HISTOGRAM_BIN, HISTOGRAM_RANGE, suggested_cutoff
+from tinynet_sklearn.graph import PairBonds
 from tinynet_sklearn.inspection import inspect_structures
 from tinynet_sklearn.lengths import vector_lengths
 from tinynet_sklearn.paths import PathSpec, count_paths
@@ -79,13 +80,27 @@ def test_cutoffs_are_suggested():
 
 def test_suggestions_are_printed_as_the_command_line_takes_them():
     console = Console(file=io.StringIO(), width=110)
-    print_inspection(console, "data", 3.1, inspect_structures(load_batio3().structures[:5], 3.1))
+    print_inspection(console, "data", inspect_structures(load_batio3().structures[:5], 3.1))
     lines = console.file.getvalue().splitlines()
     assert lines[lines.index("Suggested bonds") + 1].strip() == "--bonds Ba-O=3.8,Ti-O=2.7"
 
 
+@pytest.mark.parametrize(
+    ("structures", "used"),
+    [([bulk("Cu", cubic=True)], {"Cu-Cu": 3.1}), ([Atoms("H")], 3.1)],
+    ids=["as suggested", "nothing to suggest"],
+)
+def test_bonds_that_are_not_given(structures, used):
+    found = inspect_structures(structures, None)
+    assert found == inspect_structures(structures, used)
+    assert found.bonds == used
+
+
 def test_json_holds_everything():
     found = inspect_structures(good_frames(), BONDS)
+    assert found.as_dict()["bonds"] == BONDS
+    rule = PairBonds({"Na-Cl": 3.0})
+    assert inspect_structures(good_frames(), rule).as_dict()["bonds"] == repr(rule)
     assert json.loads(json.dumps(found.as_dict()))["topologies"][0]["formula"] == "Na4Cl4"
 
 

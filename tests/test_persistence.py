@@ -12,6 +12,8 @@ import pytest
 import skops.io
 from numpy.testing import assert_array_equal
 from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -202,6 +204,15 @@ def test_what_cannot_be_saved(atoms, net, tmp_path):
         "estimator must consist of types that load_model trusts; BPNNRegressor holds numpy."
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_searches_are_refused_with_advice(tmp_path):
+    scoring = {"mae": "neg_mean_absolute_error"}
+    search = GridSearchCV(Ridge(), {"alpha": [0.1, 1.0]}, cv=2, scoring=scoring, refit="mae")
+    search.fit(np.eye(6), np.arange(6.0))
+    message = message_of(TypeError, lambda: save_model(search, tmp_path / "search"))
+    assert message.startswith("estimator must consist of types that load_model trusts; GridSearchCV holds ")
+    assert message.endswith(" Save its best_estimator_.")
 
 
 def test_strategies_of_pymatgen_are_refused_by_name(tmp_path):

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from itertools import chain, islice
@@ -122,6 +123,10 @@ def transform_to_folder(
     return open_per_atom(folder)
 
 
+# How featurizers call a structure of a list.
+_NUMBERED = re.compile(r"\b(structure |at index )(\d+)\b")
+
+
 def _write_all(folder: Path, featurizer: Any, structures: Iterable[Any], batch_size: int) -> None:
     header = _read_header(folder)
     n_done = 0 if header is None else int(header["n_structures"])
@@ -143,11 +148,11 @@ def _write_all(folder: Path, featurizer: Any, structures: Iterable[Any], batch_s
             if header is not None and seen == n_done and digest != header["structures"]:
                 raise _others(folder, "of other structures")
             if first == 0 or seen == n_done:  # what a featurizer has learned is no parameter of it
-                _compare(folder, _features(featurizer, batch), first)
+                _compare(folder, _features(featurizer, batch, first), first)
             continue
         if first < n_done:  # the last batch was a short one, and there is more now
             raise _others(folder, f"of {n_done} structures")
-        features = _features(featurizer, batch)
+        features = _features(featurizer, batch, first)
         if header is None:
             header = {"package": _PACKAGE, "format": FORMAT, "batch_size": batch_size, "made_by": maker}
         header = _append(folder, header | {"structures": digest}, features)
@@ -227,8 +232,13 @@ def _batches(structures: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield list(chain([first], islice(rest, size - 1)))
 
 
-def _features(featurizer: Any, batch: list[Any]) -> PerAtomArray:
-    features = featurizer.transform(batch)
+def _features(featurizer: Any, batch: list[Any], first: int) -> PerAtomArray:
+    """Features of a batch that begins with structure `first`, by whose numbers errors call structures."""
+    try:
+        features = featurizer.transform(batch)
+    except (TypeError, ValueError) as error:
+        text = _NUMBERED.sub(lambda found: f"{found[1]}{int(found[2]) + first}", str(error))
+        raise (TypeError if isinstance(error, TypeError) else ValueError)(text) from error
     if not isinstance(features, PerAtomArray):
         raise TypeError(
             f"featurizer must make PerAtomArrays; {type(featurizer).__name__} made {described(features)}. "

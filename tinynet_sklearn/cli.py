@@ -19,8 +19,9 @@ import typer
 
 from tinynet_sklearn import cli_learning, cli_models, cli_simulation
 from tinynet_sklearn._version import __version__
+from tinynet_sklearn.cli_arguments import Force
 from tinynet_sklearn.cli_models import show_card
-from tinynet_sklearn.cli_options import PROBLEM, flowing, user_errors
+from tinynet_sklearn.cli_options import PROBLEM, flowing, new_file, user_errors
 from tinynet_sklearn.learning_settings import parse_bonds
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Chemical-bonding-aware machine learning for materials.",
 )
+
+
+#: Where the quickstart writes if nothing else is said; what is there is of an earlier one.
+OWN_FOLDER = Path("tinynet-quickstart")
 
 
 class Material(StrEnum):
@@ -67,12 +72,11 @@ def _root(
 @app.command(epilog="Example:  tinynet quickstart --output my-first-model --material moo3")
 @flowing
 def quickstart(
-    output: Annotated[Path, typer.Option(help="Folder for the models and plots.")] = Path(
-        "tinynet-quickstart"
-    ),
+    output: Annotated[Path, typer.Option(help="Folder for the models and plots.")] = OWN_FOLDER,
     material: Annotated[Material, typer.Option(help="Which bundled data to learn.")] = Material.both,
     seed: Annotated[int, typer.Option(min=0, help="For the split and the initial weights.")] = 0,
     max_iter: Annotated[int, typer.Option(min=1, help="L-BFGS iterations per network.")] = 400,
+    force: Force = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print errors and files as JSON, what happens on the error stream.")
     ] = False,
@@ -84,7 +88,7 @@ def quickstart(
     reads the model back to predict again.
     """
     with user_errors() as console:
-        from tinynet_sklearn.quickstart import MATERIALS, make_folder
+        from tinynet_sklearn.quickstart import ENDINGS, MATERIALS, make_folder
 
         if output.exists() and not output.is_dir():
             raise typer.BadParameter(f"{output} is a file; name a folder.", param_hint="--output")
@@ -93,6 +97,8 @@ def quickstart(
         except OSError as error:
             raise typer.BadParameter(str(error), param_hint="--output") from None
         names = list(MATERIALS) if material is Material.both else [material.value]
+        for file in (output / f"{name}{ending}" for name in names for ending in ENDINGS):
+            new_file(file, "--output", force or output == OWN_FOLDER)
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             learned = [_learn(console, name, output, seed, max_iter) for name in names]
             example = learned[0]["model"]
@@ -180,12 +186,14 @@ def inspect(
         ),
     ],
     bonds: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Cutoff between different species in Angstrom (3.1), [bold]natural[/bold], or cutoffs by "
-            "pair (Ba-O=3.6,Ti-O=2.7), also of like atoms (Cu-Cu=3.1)."
+            "pair (Ba-O=3.6,Ti-O=2.7), also of like atoms (Cu-Cu=3.1). Without, they are proposed from the "
+            "distances, as fit does.",
+            show_default=False,
         ),
-    ] = "3.1",
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Say what is in a file of structures, and what looks wrong with it.
@@ -202,7 +210,7 @@ def inspect(
             show_card(console, str(file), as_json)
             return
         try:
-            rule = parse_bonds(bonds)
+            rule = None if bonds is None else parse_bonds(bonds)
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--bonds") from None
         found = _inspected(file, rule)
@@ -211,7 +219,7 @@ def inspect(
         else:
             from tinynet_sklearn.reports import print_inspection
 
-            print_inspection(console, str(file), rule, found)
+            print_inspection(console, str(file), found)
     if found.problems:
         raise typer.Exit(PROBLEM)
 

@@ -62,6 +62,7 @@ OPTIONS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"\btopology='each'", "--topology each"),
     (r"\b(a )?SmoothMomentFeaturizer(\(\))?", "--topology smooth"),
     (r"pass on_problem='skip'", "use --skip-problems"),
+    (r"Reach farther neighbours, or use target='scalar'\.", "Reach farther neighbours (-N 1)."),
     (r"Rename it, or pass format=\.", "Rename it."),
     (r"^max_iter=(\d+) was reached", r"--max-iter \1 was reached"),
     (

@@ -218,7 +218,7 @@ def export(
     crystal that keeps its bonds.
     """
     if not lammps:
-        raise typer.BadParameter("name a program: --lammps.", param_hint="--lammps")
+        raise typer.BadParameter("is needed: it is the one program that models are written for.", param_hint="--lammps")
     with user_errors() as console:
         try:
             repeat = parse_supercell(supercell)

@@ -213,7 +213,7 @@ def _fitting(archive: tarfile.TarFile, path: Path, room: int) -> Iterator[tarfil
 
 
 def _of_file(path: Path, named: bool) -> Iterator[Item]:
-    name = path.name
+    name = path.name.lower()
     label = siesta_label(path)
     if name.endswith(ARCHIVES):
         yield Item("archive", path, named=named)
@@ -223,19 +223,19 @@ def _of_file(path: Path, named: bool) -> Iterator[Item]:
         yield Item("run", path.parent, Run("deepmd", path.parent), named)
     elif label is not None and (named or siesta_has_results(label, False)):
         yield Item("run", path, Run("siesta", label), named)
-    elif path.suffix == ".npz" and named:
+    elif path.suffix.lower() == ".npz" and named:
         yield Item("run", path, Run("states", path), named)
     elif name.endswith(DOCUMENTS):
         yield Item("document", path, named=named)
     elif name.endswith(TABLES):
         yield Item("table", path, named=named)
-    elif named or _plain(name).endswith(ENDINGS) or name.startswith(VASP_FILES):
+    elif named or _plain(name).endswith(ENDINGS) or path.name.startswith(VASP_FILES):
         yield Item("file", path, named=named)
 
 
 def _plain(name: str) -> str:
-    """Name of a file without the ending of its compression, in small letters."""
-    return name.lower().removesuffix(next((end for end in COMPRESSED if name.endswith(end)), ""))
+    """Name of a file, in small letters, without the ending of its compression."""
+    return name.removesuffix(next((end for end in COMPRESSED if name.endswith(end)), ""))
 
 
 def _in_folder(folder: Path) -> Iterator[Item]:

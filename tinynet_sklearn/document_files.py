@@ -178,10 +178,11 @@ def iterate_table(path: Path) -> Iterator[tuple[int, Atoms | str]]:
     missing = [name for name in ("species", *POSITIONS) if name not in table]
     if not keys or missing:
         names = [] if keys else ["structure or frame"]
+        remedy = "Separate its columns by commas" if len(table.columns) == 1 else "Rename its columns"
         error = refusal(
             path,
             "a table of atoms has the columns structure or frame, species, x, y, z; it lacks "
-            f"{', '.join([*names, *missing])}. Rename its columns.",
+            f"{', '.join([*names, *missing])}. {remedy}.",
         )
         raise error if set(POSITIONS) <= set(table) else NoStructures(str(error))
     for what, columns in (("lattice vectors", CELL), ("forces", FORCES)):
@@ -217,13 +218,13 @@ def _table(path: Path) -> Any:
     try:
         import pandas as pd  # type: ignore[import-untyped]
 
-        if path.suffix == ".parquet":
+        if path.suffix.lower() == ".parquet":
             return pd.read_parquet(path)
         # before 3.1 pandas took numbers for others next to them unless told not to
         exact = tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1)
         return pd.read_csv(path, **({} if exact else {"float_precision": "round_trip"}))
     except ImportError as error:
-        needed = "pandas and pyarrow" if path.suffix == ".parquet" else "pandas"
+        needed = "pandas and pyarrow" if path.suffix.lower() == ".parquet" else "pandas"
         raise ImportError(
             f"cannot read {path} without {needed}. Install them with pip install 'tinynet_sklearn[tables]'."
         ) from error

@@ -1,7 +1,8 @@
-"""`DScribeFeaturizer`: descriptors of DScribe (SOAP, ACSF) as per-atom arrays.
+"""`DScribeFeaturizer`: descriptors of DScribe (SOAP, ACSF, LMBTR) as per-atom arrays.
 
 DScribe (https://singroup.github.io/dscribe) is optional: ``pip install dscribe``. It computes numbers of one
-structure; here they become rows that scikit-learn counts and joins by structure, with two precautions:
+structure; here they become rows that scikit-learn counts and joins by structure, with two precautions (what
+LMBTR needs beyond is in `dscribe_descriptors`):
 
 - Atoms are moved into the cell along its periodic directions first. DScribe 2.1 repeats the cell as far as
   its cutoff reaches beyond the *cell*, so that atoms outside of it would miss neighbours, without a word.
@@ -11,9 +12,7 @@ structure; here they become rows that scikit-learn counts and joins by structure
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from itertools import product
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -27,6 +26,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from tinynet_sklearn._validation import first_few, physical_memory, species_name
 from tinynet_sklearn.containers import PerAtomArray
+from tinynet_sklearn.dscribe_descriptors import column_names, descriptor_of
 from tinynet_sklearn.frames import FloatArray, IntArray
 from tinynet_sklearn.graph import coinciding_atoms
 from tinynet_sklearn.structures import AtomicStructure, as_structures, atomic_number, raise_problems
@@ -36,18 +36,16 @@ __all__ = ["DScribeFeaturizer"]
 #: Structures per joblib task. Processes take long to start and little to hand over.
 CHUNK = 16
 
-#: ``g2_params=None``: eta (1/Angstrom^2) and R_s (Angstrom), from broad to narrow over the first shells.
-G2 = tuple(product((0.5, 2.0, 8.0), (0.0, 1.5, 2.0, 2.5, 3.0, 4.0)))
-
-#: ``g4_params=None``: eta (1/Angstrom^2), zeta and lambda.
-G4 = tuple(product((0.02,), (1.0, 4.0), (-1.0, 1.0)))
-
-#: How many numbers make one function, by kind.
-WIDTHS = {"g2_params": 2, "g3_params": 0, "g4_params": 3, "g5_params": 3}
+#: How to have fewer columns.
+FEWER_COLUMNS = {
+    "soap": "Set compression, lower n_max or l_max",
+    "acsf": "Take fewer functions",
+    "lmbtr": "Take fewer points of grid",
+}
 
 
 class DScribeFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
-    """SOAP or ACSF of every atom, computed by DScribe.
+    """SOAP, ACSF or LMBTR of every atom, computed by DScribe.
 
     For comparison with the cycle-moment embeddings, and to join with them in a ``FeatureUnion``. Structures
     may differ in size, species and periodicity (in none to three directions). Columns are invariant under
@@ -55,11 +53,12 @@ class DScribeFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
 
     Parameters
     ----------
-    descriptor : {"soap", "acsf"}, default="soap"
-        Smooth overlap of atomic positions, or atom-centred symmetry functions. Settings of the other are
-        ignored.
+    descriptor : {"soap", "acsf", "lmbtr"}, default="soap"
+        Smooth overlap of atomic positions, atom-centred symmetry functions, or local many-body tensor
+        representation. Settings of the others are ignored.
     r_cut : float, default=5.0
-        Angstrom; how far a descriptor looks. SOAP with ``rbf="gto"`` needs more than 1.
+        Angstrom; how far a descriptor looks. SOAP with ``rbf="gto"`` needs more than 1. Three atoms count in
+        LMBTR up to a perimeter of twice as much.
     n_max, l_max : int, default=6, 4
         SOAP: number of radial functions, and highest degree of the spherical harmonics, at most 20.
     sigma : float, default=0.5
@@ -76,6 +75,16 @@ class DScribeFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
         ACSF: one row ``(eta, R_s)``, number ``kappa``, row ``(eta, zeta, lambda)`` for each function, in
         Angstrom and 1/Angstrom^2; empty for none. None takes 18 functions G2 and 4 functions G4, none of
         the others. G1, the sum of the cutoff functions, is always there.
+    geometry : {"inverse_distance", "distance", "angle", "cosine"}, default="inverse_distance"
+        LMBTR: of what in the surroundings there is a spectrum, in 1/Angstrom, Angstrom or degrees. Angles are
+        those among three atoms, one of them the atom itself; join two featurizers to have pairs, too.
+    grid : tuple (float, float, int, float) or None, default=None
+        LMBTR: first and last point, number of points and standard deviation of the Gaussians. None takes
+        ``(0, 1.5, 51, 0.03)``, ``(0, r_cut, 51, 0.1)``, ``(0, 180, 37, 5)`` or ``(-1, 1, 41, 0.05)``.
+    threshold : float, default=1e-3
+        LMBTR: what the weight, 1 at distance 0, has decayed to at `r_cut`, where it is cut off.
+    normalization : {"none", "l2"}, default="none"
+        LMBTR: "l2" makes every row a vector of length 1.
     species : sequence of str or int, or None, default=None
         Symbols or atomic numbers to be described; None takes those in `fit`.
     n_jobs : int or None, default=None
@@ -94,15 +103,20 @@ class DScribeFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
     Notes
     -----
     Derivatives are not offered, so `BPNNPotential` cannot use these columns: DScribe has analytical ones for
-    SOAP of molecules only, and otherwise moves every atom in turn. Nor is LMBTR, which DScribe 2.1 cannot
-    compute with ASE 3.27 or newer (its issue 165). Columns tell of the surroundings of an atom, not of
-    its own species (ACSF) or hardly (SOAP): use one model per species.
+    SOAP of molecules only, and otherwise moves every atom in turn. Columns tell of the surroundings of an
+    atom, not of its own species (ACSF, LMBTR) or hardly (SOAP): use one model per species.
+
+    LMBTR is a sum of Gaussians, one for each pair or three of atoms, with weights ``exp(-s x)``; x is the
+    distance or the perimeter. Weights end with a step from `threshold` to 0. DScribe holds all distances of a
+    structure and its surroundings at once. DScribe 2.1 cannot compute LMBTR with ASE 3.27 or newer (its issue
+    165); this is mended in `dscribe_descriptors`.
 
     References
     ----------
-    L. Himanen et al., Comput. Phys. Commun. 247, 106949 (2020), for DScribe; A. P. Bartók, R. Kondor and
-    G. Csányi, Phys. Rev. B 87, 184115 (2013), for SOAP; J. Behler, J. Chem. Phys. 134, 074106 (2011), for
-    ACSF; J. P. Darby, J. R. Kermode and G. Csányi, npj Comput. Mater. 8, 166 (2022), for compression.
+    L. Himanen et al., Comput. Phys. Commun. 247, 106949 (2020), for DScribe and its LMBTR; A. P. Bartók,
+    R. Kondor and G. Csányi, Phys. Rev. B 87, 184115 (2013), for SOAP; J. Behler, J. Chem. Phys. 134, 074106
+    (2011), for ACSF; J. P. Darby, J. R. Kermode and G. Csányi, npj Comput. Mater. 8, 166 (2022), for
+    compression; H. Huo and M. Rupp, Mach. Learn.: Sci. Technol. 3, 045017 (2022), for many-body tensors.
 
     Examples
     --------
@@ -114,7 +128,7 @@ class DScribeFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "descriptor": [StrOptions({"soap", "acsf"})],
+        "descriptor": [StrOptions({"soap", "acsf", "lmbtr"})],
         "r_cut": [Interval(Real, 0, None, closed="neither")],
         "n_max": [Interval(Integral, 1, None, closed="left")],
         "l_max": [Interval(Integral, 0, 20, closed="both")],
@@ -126,6 +140,10 @@ class DScribeFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
         "g3_params": ["array-like", None],
         "g4_params": ["array-like", None],
         "g5_params": ["array-like", None],
+        "geometry": [StrOptions({"inverse_distance", "distance", "angle", "cosine"})],
+        "grid": ["array-like", None],
+        "threshold": [Interval(Real, 0, 1, closed="neither")],
+        "normalization": [StrOptions({"none", "l2"})],
         "species": ["array-like", None],
         "n_jobs": [Integral, None],
         "dtype": [StrOptions({"float64", "float32"})],
@@ -146,6 +164,10 @@ class DScribeFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
         g3_params: Any = None,
         g4_params: Any = None,
         g5_params: Any = None,
+        geometry: str = "inverse_distance",
+        grid: Sequence[float] | None = None,
+        threshold: float = 1e-3,
+        normalization: str = "none",
         species: Sequence[str | int] | None = None,
         n_jobs: int | None = None,
         dtype: str = "float64",
@@ -162,6 +184,10 @@ class DScribeFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
         self.g3_params = g3_params
         self.g4_params = g4_params
         self.g5_params = g5_params
+        self.geometry = geometry
+        self.grid = grid
+        self.threshold = threshold
+        self.normalization = normalization
         self.species = species
         self.n_jobs = n_jobs
         self.dtype = dtype
@@ -221,7 +247,7 @@ class DScribeFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
             If DScribe is not installed.
         ValueError
             If structures cannot be used, hold species that are not described, or atoms in one place; all of
-            them are named. If the columns do not fit into memory.
+            them are named. If the columns, or the distances of LMBTR, do not fit into memory.
         """
         check_is_fitted(self)
         structures = as_structures(X)
@@ -229,7 +255,7 @@ class DScribeFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
         coinciding = [f"structure {k}: {p}." for k, s in enumerate(structures) for p in coinciding_atoms(s)]
         raise_problems("X has structures with atoms in the same place", coinciding)
         offsets = np.concatenate([[0], np.cumsum([len(s) for s in structures])])
-        self._check_memory(int(offsets[-1]))
+        self._check_memory(structures)
         values = np.empty((offsets[-1], self.n_features_out_), dtype=self.dtype)
         chunks = [structures[start : start + CHUNK] for start in range(0, len(structures), CHUNK)]
         parallel = Parallel(n_jobs=min(effective_n_jobs(self.n_jobs), len(chunks)), return_as="generator")
@@ -242,10 +268,10 @@ class DScribeFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
         return PerAtomArray(values, offsets, species, invariant=True)
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """Readable names of the columns, such as ``soap[O-Ti]n0,2,l1`` or ``G2[O](2,1.5)``.
+        """Names of the columns, such as ``soap[O-Ti]n0,2,l1``, ``G2[O](2,1.5)`` or ``lmbtr[X-O-Ti]90``.
 
         In the first, the density of O takes part with radial function 0, that of Ti with 2; ``*`` stands for
-        all species together.
+        all species together. In the last, X is the atom itself, and the angle is that at O.
 
         Parameters
         ----------
@@ -256,93 +282,11 @@ class DScribeFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
         ndarray of str objects, shape (n_columns,)
         """
         check_is_fitted(self)
-        symbols = [species_name(z) for z in self.species_]
-        names = self._soap_names(symbols) if self.descriptor == "soap" else self._acsf_names(symbols)
-        return np.asarray(names, dtype=object)
-
-    def _soap_names(self, symbols: list[str]) -> list[str]:
-        pairs = {
-            "off": [(a, b) for i, a in enumerate(symbols) for b in symbols[i:]],
-            "crossover": [(a, a) for a in symbols],
-            "mu1nu1": [(a, "*") for a in symbols],
-            "mu2": [("*", "*")],
-        }[self.compression]
-        return [
-            f"soap[{a}-{b}]n{n},{m},l{degree}"
-            for a, b in pairs
-            for degree in range(self.l_max + 1)
-            for n in range(self.n_max)
-            for m in range(n if a == b else 0, self.n_max)
-        ]
-
-    def _acsf_names(self, symbols: list[str]) -> list[str]:
-        functions = self._functions()
-        shown = {
-            kind: [f"({','.join(f'{number:g}' for number in np.atleast_1d(row))})" for row in rows]
-            for kind, rows in functions.items()
-        }
-        pairs = [f"{a}-{b}" for j, b in enumerate(symbols) for a in symbols[: j + 1]]
-        radial, angular = ("g2_params", "g3_params"), ("g4_params", "g5_params")
-        names = []
-        for a in symbols:
-            names.append(f"G1[{a}]")
-            names += [f"{kind[:2].upper()}[{a}]{row}" for kind in radial for row in shown[kind]]
-        for pair in pairs:
-            names += [f"{kind[:2].upper()}[{pair}]{row}" for kind in angular for row in shown[kind]]
-        return names
-
-    def _functions(self) -> dict[str, FloatArray]:
-        """Parameters of the symmetry functions by kind, one row (or number) each."""
-        functions: dict[str, FloatArray] = {}
-        for kind, width in WIDTHS.items():
-            given = getattr(self, kind)
-            if given is None:
-                given = {"g2_params": G2, "g4_params": G4}.get(kind, ())
-            wanted = f"(n, {width})" if width else "(n,)"
-            try:
-                rows = np.asarray(given, dtype=np.float64)
-            except (TypeError, ValueError):
-                rows = np.full((), np.nan)
-            if rows.size == 0:
-                rows = rows.reshape((0, width) if width else (0,))
-            fits = rows.shape[1:] == ((width,) if width else ()) and rows.ndim > 0
-            if not fits or not np.isfinite(rows).all():
-                raise ValueError(
-                    f"{kind} must hold finite numbers of shape {wanted}; got {given!r}. Leave it empty for "
-                    "no such functions."
-                )
-            functions[kind] = rows
-        return functions
+        return np.asarray(column_names(self.get_params(deep=False), self.species_), dtype=object)
 
     def _descriptor(self) -> Any:
         """DScribe's object, made anew: nothing of DScribe is kept in a fitted featurizer."""
-        try:
-            from dscribe.descriptors import ACSF, SOAP
-        except ImportError as error:
-            raise ImportError(
-                "DScribeFeaturizer cannot compute descriptors without DScribe. Install it: pip install "
-                "dscribe"
-            ) from error
-        common = {"r_cut": float(self.r_cut), "species": self.species_.tolist(), "periodic": True}
-        if self.descriptor == "acsf":
-            # None, for DScribe, is no function
-            return ACSF(**common, **{k: f.tolist() if len(f) else None for k, f in self._functions().items()})
-        try:
-            return SOAP(
-                **common,
-                n_max=int(self.n_max),
-                l_max=int(self.l_max),
-                sigma=float(self.sigma),
-                rbf=self.rbf,
-                weighting=copy.deepcopy(self.weighting),  # DScribe writes into it
-                compression={"mode": self.compression, "species_weighting": None},
-            )
-        except (TypeError, ValueError, KeyError) as error:
-            raise ValueError(
-                f"r_cut={self.r_cut!r}, n_max={self.n_max!r}, sigma={self.sigma!r}, rbf={self.rbf!r} and "
-                f"weighting={self.weighting!r} must be settings that DScribe's SOAP accepts; it says: "
-                f"{error}"
-            ) from error
+        return descriptor_of(self.get_params(deep=False), self.species_)
 
     def _refuse_unseen_species(self, structures: list[AtomicStructure]) -> None:
         known = ", ".join(species_name(z) for z in self.species_)
@@ -354,17 +298,25 @@ class DScribeFeaturizer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
         came_from = "fit has not seen (it saw" if self.species is None else "species does not name (it names"
         raise_problems(f"X has atoms of species that {came_from} {known})", unseen)
 
-    def _check_memory(self, n_rows: int) -> None:
-        needed, present = (
-            float(np.dtype(self.dtype).itemsize) * n_rows * self.n_features_out_,
-            physical_memory(),
-        )
+    def _check_memory(self, structures: list[AtomicStructure]) -> None:
+        n_rows, present = sum(map(len, structures)), physical_memory()
+        needed = float(np.dtype(self.dtype).itemsize) * n_rows * self.n_features_out_
         if needed > present:
             raise ValueError(
                 f"X must make columns that fit into memory; {n_rows:,} atoms with {self.n_features_out_:,} "
                 f"columns each, for {len(self.species_)} species, are {needed / 2**30:,.1f} GiB, and there "
-                f"are {present / 2**30:,.1f}. Set compression, lower n_max or l_max, or pass fewer "
+                f"are {present / 2**30:,.1f}. {FEWER_COLUMNS[self.descriptor]}, or pass fewer "
                 "structures at a time."
+            )
+        largest = max(range(len(structures)), key=lambda k: len(structures[k]))
+        n_atoms = len(structures[largest])
+        distances = 16.0 * n_atoms**2  # and a copy; images of atoms come on top
+        if self.descriptor == "lmbtr" and distances > present:
+            raise ValueError(
+                "X must hold structures whose distances fit into memory, as DScribe's LMBTR keeps all of "
+                f"them; the {n_atoms:,} atoms of structure {largest} take at least "
+                f"{distances / 2**30:,.1f} GiB, and there are {present / 2**30:,.1f}. Pass smaller ones, or "
+                "take another descriptor."
             )
 
 

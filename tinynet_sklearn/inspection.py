@@ -9,10 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from ase.data import chemical_symbols
 
 from tinynet_sklearn.bond_findings import check_bonding
 from tinynet_sklearn.bond_suggestion import checked_range, suggestion
+from tinynet_sklearn.copies import first_of_same, structure_row
 from tinynet_sklearn.distances import DistanceCounter
 from tinynet_sklearn.frame_sets import compared, same_atoms
 from tinynet_sklearn.graph import as_bond_rule, coinciding_atoms
@@ -24,10 +26,13 @@ from tinynet_sklearn.target_findings import check_energies, force_statistics
 
 __all__ = ["Finding", "ForceStatistics", "Inspection", "Topology", "inspect_structures"]
 
+#: Between different species, Angstrom: the default of the featurizer.
+USUAL_CUTOFF = 3.1
+
 
 def inspect_structures(
     structures: Sequence[Any],
-    bonds: Any = 3.1,
+    bonds: Any = USUAL_CUTOFF,
     *,
     n_values: Sequence[int] = (0, 2, 4, 6, 8),
     N_values: Sequence[int] = (0, 1, 2, 3, 4),
@@ -40,7 +45,7 @@ def inspect_structures(
     structures : list of ase.Atoms or pymatgen Structure
         Forces, where they came along, are checked, too.
     bonds : default=3.1
-        As in `CycleMomentFeaturizer`.
+        As in `CycleMomentFeaturizer`; None takes those of `suggest_bonds`, or 3.1 where there are none.
     n_values, N_values : sequences of int
         Rows and columns of the table of vector lengths.
     progress : callable or None, default=None
@@ -67,13 +72,17 @@ def inspect_structures(
     """
     if not len(structures):
         raise ValueError("structures must hold at least one structure, got an empty list.")
-    rule = as_bond_rule(bonds)
+    if bonds is not None:
+        as_bond_rule(bonds)  # refused before any work
     findings: list[Finding] = []
     usable = _usable(structures, findings)
+    suggested = _suggested_bonds(list(usable.values()))
+    if bonds is None:
+        bonds = suggested or USUAL_CUTOFF
+    rule = as_bond_rule(bonds)
     distances = DistanceCounter()
     sets = [compared(members, usable, rule, distances, findings, progress) for members in same_atoms(usable)]
     pairs = distances.summary()
-    suggested = _suggested_bonds(list(usable.values()))
     check_bonding(sets, suggested, pairs, bonds, findings)
     _check_duplicates(usable, findings)
     forces = force_statistics(structures, usable, findings)
@@ -81,6 +90,7 @@ def inspect_structures(
     return Inspection(
         n_frames=len(structures),
         species=_species_counts(usable),
+        bonds=bonds,
         topologies=[each.topology for each in sets],
         distances=pairs,
         suggested_bonds=suggested,
@@ -120,13 +130,10 @@ def _suggested_bonds(structures: list[AtomicStructure]) -> dict[str, float]:
 
 
 def _check_duplicates(usable: dict[int, AtomicStructure], findings: list[Finding]) -> None:
-    seen: dict[tuple[bytes, ...], int] = {}
-    copies: dict[int, int] = {}
-    for frame, structure in usable.items():
-        arrays = (structure.numbers, structure.positions.round(6), structure.cell.round(6))
-        first = seen.setdefault(tuple((a + 0).tobytes() for a in arrays), frame)
-        if first != frame:
-            copies[frame] = first
+    frames = list(usable)
+    kinds = [(one.numbers.tobytes(), np.asarray(one.pbc).tobytes()) for one in usable.values()]
+    first = first_of_same(kinds, [structure_row(one.positions, one.cell) for one in usable.values()])
+    copies = {frames[i]: frames[k] for i, k in enumerate(first) if k < i}
     if copies:
         pairs = ", ".join(f"{copy} = {first}" for copy, first in list(copies.items())[:3])
         message = f"Copies of earlier frames ({pairs}): in both training and test they flatter the error."

@@ -1,6 +1,6 @@
 """What an inspection of structures returns: findings, sets of atoms with their bonds, forces."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tinynet_sklearn.distances import PairDistances
@@ -93,12 +93,13 @@ class ForceStatistics:
 class Inspection:
     """Everything that `inspect_structures` found.
 
-    `lengths` are those of the largest set of atoms, empty where that has no bonds or shares no graph.
-    `suggested_bonds` are those of `suggest_bonds`, Angstrom.
+    `bonds` are those that were used, `suggested_bonds` those of `suggest_bonds`, Angstrom; `lengths` those of
+    the largest set of atoms, empty where that has no bonds or shares no graph.
     """
 
     n_frames: int
     species: dict[str, int]
+    bonds: Any
     topologies: list[Topology]
     distances: list[PairDistances]
     suggested_bonds: dict[str, float]
@@ -113,4 +114,5 @@ class Inspection:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain types, ready for JSON."""
-        return asdict(self)
+        plain = self.bonds is None or isinstance(self.bonds, int | float | str | dict)
+        return asdict(replace(self, bonds=self.bonds if plain else repr(self.bonds)))

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from tinynet_sklearn.xyz_files import is_xyz, iterate_xyz
 
+#: Files of `ase.db`.
+DATABASES = (".db", ".json")
+
 
 def read_structures(path: str | PathLike[str]) -> list[Any]:
     """Read all frames of a file in any format that ASE knows.
@@ -68,7 +71,12 @@ def iterate_structures(path: str | PathLike[str]) -> Iterator[Any]:
         raise FileNotFoundError(f"cannot read {path}: {what}.")
     n_frames = 0
     try:
-        frames = iterate_xyz(path) if is_xyz(path) else iread(path, index=":", do_not_split_by_at_sign=True)
+        if is_xyz(path):
+            frames = iterate_xyz(path)
+        elif path.suffix.lower() in DATABASES:
+            frames = _iterate_database(path)
+        else:
+            frames = iread(path, index=":", do_not_split_by_at_sign=True)
         for n_frames, atoms in enumerate(frames, start=1):
             if isinstance(atoms, Exception):
                 yield _in_words(atoms)
@@ -80,6 +88,25 @@ def iterate_structures(path: str | PathLike[str]) -> Iterator[Any]:
         raise _unreadable(path, _in_words(error)) from error
     if not n_frames:
         raise ValueError(f"cannot read {path}: there is no structure in it.")
+
+
+def _iterate_database(path: Path) -> Iterator[Any]:
+    """Rows of a database of ASE.
+
+    What users keep beside the results, key-value pairs and ``data``, is in ``arrays`` and ``info`` as if it
+    came from an extended XYZ file; ``ase.io.read`` leaves it out.
+    """
+    from ase.db import connect
+
+    with connect(path, type=path.suffix.lower().lstrip("."), serial=True) as database:
+        for row in database.select():
+            atoms = row.toatoms()
+            for name, value in {**row.data, **row.key_value_pairs}.items():
+                if np.shape(value)[:1] == (len(atoms),) and name not in atoms.arrays:
+                    atoms.set_array(name, np.asarray(value))
+                else:
+                    atoms.info.setdefault(name, value)
+            yield atoms
 
 
 def _in_words(error: Exception) -> str:

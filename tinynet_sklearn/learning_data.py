@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinynet_sklearn.containers import PerAtomArray
+from tinynet_sklearn.copies import first_of_same, structure_row
 from tinynet_sklearn.dataset_files import Dataset, place_of, read_dataset
 from tinynet_sklearn.learning_settings import FitSettings, SettingsError, parse_energies
 from tinynet_sklearn.potential_targets import PotentialTargets
@@ -103,9 +104,8 @@ def read_quietly(paths: Sequence[str], target: str | None, **options: Any) -> Da
 
 def _without_copies(data: Dataset) -> Dataset:
     """Data with the first of those structures that are the same."""
-    first: dict[Any, int] = {}
-    originals = [first.setdefault(_content(atoms), i) for i, atoms in enumerate(data.structures)]
-    copies = np.array([original < i for i, original in enumerate(originals)])
+    originals = _originals(data.structures)
+    copies = originals < np.arange(len(data))
     if not copies.any():
         return data
     one = int(copies.argmax())
@@ -119,13 +119,8 @@ def _without_copies(data: Dataset) -> Dataset:
 def _without(data: Dataset, held_out: Dataset) -> Dataset:
     """Data without those structures that are held out: the same frames of files, or copies of them."""
     places = {place_of(source) for source in held_out.sources}
-    contents = {_content(atoms) for atoms in held_out.structures}
-    shared = np.array(
-        [
-            place_of(source) in places or _content(atoms) in contents
-            for source, atoms in zip(data.sources, data.structures, strict=True)
-        ]
-    )
+    copies = _originals(held_out.structures + data.structures)[len(held_out) :] < len(held_out)
+    shared = copies | np.array([place_of(source) in places for source in data.sources])
     if not shared.any():
         return data
     first = data.sources[int(shared.argmax())]
@@ -140,10 +135,10 @@ def _without(data: Dataset, held_out: Dataset) -> Dataset:
     return replace(data[~shared], problems=(*data.problems, problem))
 
 
-def _content(atoms: Any) -> tuple[bytes, ...]:
-    """Atoms, periodicity, positions and cell, to 1e-6 Angstrom: formats write different numbers of digits."""
-    lengths = (np.round(array, 6) + 0.0 for array in (atoms.positions, atoms.cell.array))
-    return atoms.numbers.tobytes(), atoms.pbc.tobytes(), *(array.tobytes() for array in lengths)
+def _originals(structures: Sequence[Any]) -> NDArray[np.intp]:
+    """Number of the first structure that is the same, for each."""
+    kinds = [(atoms.numbers.tobytes(), atoms.pbc.tobytes()) for atoms in structures]
+    return first_of_same(kinds, [structure_row(atoms.positions, atoms.cell.array) for atoms in structures])
 
 
 def _joined(data: Dataset, more: Dataset) -> Dataset:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tinynet_sklearn.dataset_files import Dataset, Source
 from tinynet_sklearn.evaluation import fitted_steps
+from tinynet_sklearn.frame_numbers import frames_in_words
 from tinynet_sklearn.learning_data import read_quietly
 from tinynet_sklearn.learning_errors import ErrorLine, error_lines
 from tinynet_sklearn.learning_settings import FitSettings
@@ -81,17 +82,20 @@ def taken(model: Any, target: str, data: Dataset, skip: bool) -> tuple[Dataset, 
     except ValueError:
         if not skip:
             raise
-        kept, problems = [], list(data.problems)
+        kept = []
+        refused: dict[tuple[str, str], list[int]] = {}
         for i, source in enumerate(data.sources):
             try:
                 predictions(model, target, data[[i]])
                 kept.append(i)
             except ValueError as error:
-                reason = str(error).removesuffix(f"\n{_FOR_OTHERS}").splitlines()[-1]
-                problems.append(f"{source}: {reason.strip().removeprefix(f'{source}: ')}")
+                last = str(error).removesuffix(f"\n{_FOR_OTHERS}").splitlines()[-1]
+                reason = last.strip().removeprefix(f"{source}: ")
+                refused.setdefault((source.file, reason), []).append(source.frame)
         if not kept:
             raise
-        part = replace(data[kept], problems=tuple(problems))
+        problems = [f"{file}, {frames_in_words(frames)}: {why}" for (file, why), frames in refused.items()]
+        part = replace(data[kept], problems=(*data.problems, *problems))
         return part, predictions(model, target, part)
 
 

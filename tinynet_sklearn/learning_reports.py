@@ -91,12 +91,13 @@ def print_grid(console: Console, rows: Sequence[GridRow], n_folds: int) -> None:
         more = f"; {len(good) - MAX_CANDIDATES} more in the file" if len(good) > MAX_CANDIDATES else ""
         units = ", ".join(f"{q} in {UNITS[q]}" for q in quantities)
         section(console, f"Errors in {n_folds}-fold cross-validation, {units}{more}", found)
-    failed = [
-        f"{', '.join(f'{name}={value}' for name, value in row.values.items())}: {row.problem}"
-        for row in rows
-        if row.problem
-    ]
-    print_remarks(console, f"{plural(len(failed), 'candidate')} without errors to compare", failed)
+    failed: dict[str, list[str]] = {}
+    for row in rows:
+        if row.problem:
+            values = ", ".join(f"{name}={value}" for name, value in row.values.items())
+            failed.setdefault(row.problem, []).append(values)
+    title = f"{plural(len(rows) - len(good), 'candidate')} without errors to compare"
+    print_remarks(console, title, [f"{'; '.join(those)}: {problem}" for problem, those in failed.items()])
 
 
 def print_card(console: Console, name: str, card: Mapping[str, Any]) -> None:

@@ -97,6 +97,9 @@ def settled(settings: FitSettings, data: Dataset, train: Ints) -> tuple[FitSetti
     cutoff = 5.0 if settings.cutoff is None else settings.cutoff
     if topology == "auto" and settings.cutoff is not None and bonds is None:
         topology = "smooth"
+    absent = _absent_species(bonds, data)
+    if absent:
+        remarks.append(f"--bonds has {', '.join(absent)}, of which there are no atoms")
     if topology != "smooth" and bonds is None:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -134,6 +137,15 @@ def settled(settings: FitSettings, data: Dataset, train: Ints) -> tuple[FitSetti
         N=N if settings.N is None else settings.N,
         paths=paths if settings.paths is None else settings.paths,
     ), remarks
+
+
+def _absent_species(bonds: str | None, data: Dataset) -> list[str]:
+    """Pairs of ``--bonds`` with a species that the data do not have, as by a misprint."""
+    rule = None if bonds is None else parse_bonds(bonds)
+    if not isinstance(rule, dict):
+        return []
+    known = {symbol for atoms in data.structures for symbol in atoms.symbols.species()}
+    return [pair for pair in rule if not known.issuperset(pair.split("-"))]
 
 
 def _usual(target: str, topology: str) -> tuple[int, int, str]:

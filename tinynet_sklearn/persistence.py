@@ -128,9 +128,12 @@ def save_model(
     content = skops.io.dumps(estimator, compression=ZIP_DEFLATED)
     unknown = _untrusted(content)
     if unknown:
+        remedy = "Remove the steps or attributes that hold them."
+        if hasattr(estimator, "best_estimator_"):  # a search: its scorers are functions
+            remedy = "Save its best_estimator_."
         raise TypeError(
             f"estimator must consist of types that load_model trusts; {type(estimator).__name__} holds "
-            f"{first_few(unknown)}. Remove the steps or attributes that hold them."
+            f"{first_few(unknown)}. {remedy}"
         )
     with ZipFile(buffer := io.BytesIO(content), "a", compression=ZIP_DEFLATED) as archive:
         archive.writestr(HEADER, json.dumps(header, indent=2))

@@ -41,8 +41,8 @@ class PerAtom(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # t
     ----------
     transformer : estimator
         Any transformer of two-dimensional arrays that keeps the number of rows. It is cloned, never fitted
-        itself. Its parameters are reached as ``transformer__...``. If it uses targets (``SelectKBest``),
-        it gets those of its rows.
+        itself. Its parameters are reached as ``transformer__...``. If it uses targets, it gets those of its
+        rows, of all components (``SelectKBest`` takes one).
     per_species : bool, default=False
         Fit one clone for each species, on the rows of that species. All must give the same number of columns.
 

@@ -31,6 +31,9 @@ from tinynet_sklearn.regressor import BPNNRegressor
 #: Data sets by the name on the command line.
 MATERIALS: dict[str, Callable[[], Bunch]] = {"batio3": load_batio3, "moo3": load_moo3}
 
+#: What is written of each: model and figure.
+ENDINGS = (".tinynet", "-parity.png")
+
 #: One structure in so many is held out.
 N_FOLDS = 5
 
@@ -214,7 +217,7 @@ def save(
         Kept in the model file.
     """
     make_folder(folder)
-    model, plot = folder / f"{name}.tinynet", folder / f"{name}-parity.png"
+    model, plot = (folder / f"{name}{ending}" for ending in ENDINGS)
     save_model(pipeline, model, metadata)
     display = ParityDisplay.from_predictions(true, predicted)
     display.ax_.set_title(title)

@@ -67,7 +67,7 @@ def features_table(species: Iterable[SpeciesFeatures], n_columns: int) -> Table:
     return shown
 
 
-def print_inspection(console: Console, path: str, bonds: Any, found: Inspection) -> None:
+def print_inspection(console: Console, path: str, found: Inspection) -> None:
     """Print all that `inspect_structures` found."""
     sets = [_topology_line(topology) for topology in found.topologies[:MAX_LISTED_SETS]]
     if len(found.topologies) > MAX_LISTED_SETS:
@@ -78,7 +78,7 @@ def print_inspection(console: Console, path: str, bonds: Any, found: Inspection)
         whose = f"the mean {first.formula}"
         if not first.shared:
             whose = f"{first.formula}, all {plural(len(first.frames), 'frame')} together,"
-        section(console, f"Bonds of {whose} with bonds={bonds!r}", _coordination(first))
+        section(console, f"Bonds of {whose} with bonds={found.bonds!r}", _coordination(first))
     if found.distances:
         section(console, "Distances in all frames (Angstrom)", _distances(found.distances))
     if found.suggested_bonds:

@@ -42,5 +42,7 @@ def strict_warnings(gallery_conf, fname, when):
     if when == "before":
         _STRICT.append(warnings.catch_warnings(action="error"))
         _STRICT[-1].__enter__()
+        # ASE up to 3.29 assigns array shapes, of which NumPy 2.5 warns.
+        warnings.filterwarnings("ignore", "Setting the shape on a NumPy array", DeprecationWarning, r"ase\.")
     elif _STRICT:
         _STRICT.pop().__exit__()

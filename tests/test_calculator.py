@@ -455,7 +455,7 @@ def test_extrapolation(direct, how):
         atoms.calc = calculator
         with pytest.warns(UserWarning, match=said) as caught:
             atoms.get_forces()
-        assert caught[0].filename == __file__  # not a line of ASE or ours
+        assert caught.pop(UserWarning).filename == __file__  # not a line of ASE or ours
     calculator.get_forces(atoms)
     atoms.positions[3, 0] += 0.01
     calculator.get_forces(atoms)  # once is enough

@@ -17,7 +17,7 @@ from ase.build import bulk, fcc111, molecule
 from ase.constraints import FixCom
 from ase.io import read, write
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from typer.testing import CliRunner
 
 from tinynet_sklearn import (
@@ -668,6 +668,23 @@ def test_md_wrong_usage(arguments, message, tmp_path):
     assert result.exit_code == 2
     assert message in words(result.stderr)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_md_of_joined_features(tmp_path):
+    """The crystal is known to the featurizer of the union that was fitted on one."""
+    data = load_moo3()
+    union = FeatureUnion(
+        [
+            ("sums", SmoothMomentFeaturizer(n=2, cutoff=3.0)),
+            ("cycles", CycleMomentFeaturizer(n=2, N=1, bonds=data.bonds)),
+        ]
+    )
+    pipe = Pipeline([("embed", union), ("net", BPNNRegressor((2,), max_iter=2))])
+    save_model(pipe.fit(data.structures[:8], data.target[:8]), tmp_path / "joined.tinynet")
+    result = run("md", tmp_path / "joined.tinynet", "--steps", 2, "--output", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert len(read(tmp_path / "run" / "trajectory.traj", ":")[0]) == 16
 
 
 def test_md_models_that_cannot_be_used(models, tmp_path):

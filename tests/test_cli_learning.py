@@ -18,6 +18,7 @@ import pytest
 from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
+from numpy.testing import assert_array_equal
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from test_docs import ROOT, code_blocks
@@ -27,6 +28,7 @@ from tinynet_sklearn import (
     BPNNRegressor,
     CommitteeRegressor,
     CycleMomentFeaturizer,
+    PerAtomArray,
     learning_grids,
     load_model,
     save_model,
@@ -35,6 +37,7 @@ from tinynet_sklearn.cli import app
 from tinynet_sklearn.cli_config import toml_text
 from tinynet_sklearn.cli_options import in_options
 from tinynet_sklearn.learning_data import hold_out
+from tinynet_sklearn.learning_files import write_predictions
 from tinynet_sklearn.learning_settings import FitSettings, SettingsError
 from tinynet_sklearn.per_atom_regressor import PerAtomRegressor
 from tinynet_sklearn.recorder import Recorder
@@ -499,6 +502,16 @@ def test_rows_of_a_grid_without_errors_are_last():
     assert [row.values["n"] for row in rows] == [4, 3, 2, 1]
 
 
+@pytest.mark.parametrize("method", ["blocks", "groups", "random", "file", "none"])
+def test_folds_test_on_what_they_do_not_learn_from(method):
+    groups = np.repeat(np.arange(4), [10, 5, 7, 12])
+    folds = learning_grids.folds_of(FitSettings(("x",)), groups, 3, method)
+    for train, test in folds:
+        assert np.intersect1d(train, test).size == 0
+        assert_array_equal(np.union1d(train, test), np.arange(34))
+    assert_array_equal(np.sort(np.concatenate([test for _, test in folds])), np.arange(34))
+
+
 def test_folds_of_short_files_are_whole_files():
     short = np.repeat(np.arange(9), 1)
     settings = FitSettings(("x",))
@@ -631,6 +644,19 @@ def test_predictions_for_other_atoms_are_refused_with_advice():
 
 
 @pytest.mark.usefixtures("frames")
+def test_tables_lose_no_digits_on_narrow_terminals():
+    name = "a-name-of-a-file-that-is-longer-than-most-names.extxyz"
+    shutil.copy("frames.extxyz", name)
+    assert run("fit", name, *QUICK).exit_code == 0
+    for command in (["evaluate", "model.tinynet", name, "frames.extxyz"], ["inspect", name]):
+        narrow, wide = (
+            CliRunner().invoke(app, command, env={"COLUMNS": width}).stdout for width in ("40", "140")
+        )
+        assert "…" not in narrow
+        assert re.findall(r"\d+\.\d+", narrow) == re.findall(r"\d+\.\d+", wide)
+
+
+@pytest.mark.usefixtures("frames")
 def test_structures_that_a_model_does_not_take_can_be_left_out():
     assert run("fit", "frames.extxyz", *QUICK).exit_code == 0
     first, second = read("frames.extxyz", ":2")
@@ -651,6 +677,20 @@ def test_structures_that_a_model_does_not_take_can_be_left_out():
     result = run("evaluate", "model.tinynet", "large.extxyz", "--skip-problems")
     assert result.exit_code == 1
     assert "large.extxyz, frame 0: it has 32 atoms" in words(result.stderr)
+
+
+@pytest.mark.usefixtures("frames")
+def test_predictions_leave_out_what_the_format_does_not_have():
+    atoms = read("frames.extxyz", 0)
+    atoms.info["words"] = {"a": [1, None]}
+    atoms.arrays["complex"] = np.ones(16) * 1j
+    atoms.arrays["object"] = np.array([None] * 16)
+    atoms.arrays["depth"] = np.ones(16)
+    predicted = PerAtomArray.from_list([np.ones((16, 3))], [atoms.numbers])
+    write_predictions(Path("out.extxyz"), "forces", [atoms], predicted)
+    found = read("out.extxyz")
+    assert set(found.arrays) == {"numbers", "positions", "depth"}
+    assert_array_equal(found.get_forces(), np.ones((16, 3)))
 
 
 @pytest.mark.usefixtures("frames")

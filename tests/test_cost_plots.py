@@ -110,6 +110,71 @@ def test_names_neither_overlap_nor_leave_the_axes(size, names):
     assert all(box.y0 >= frame.y0 - 1 for box in boxes)
 
 
+LONG = ["a very long name of some model with number {}", "/home/me/models/of/2026/{}_really_final.tinynet"]
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_long_names_stay_within_the_axes_and_the_title_on_the_page(name):
+    rng = np.random.default_rng(0)
+    labels = [name.format(k) for k in range(80)]
+    errors, costs = rng.random(80), 10 * rng.random(80)
+    display = AccuracyCostDisplay.from_results(labels, errors, costs, groups=["a rather long group"] * 80)
+    display.figure_.draw_without_rendering()
+    frame, page = display.ax_.get_window_extent(), display.figure_.bbox
+    for text, k in zip(display.text_, display.front_, strict=True):
+        box = Text.get_window_extent(text)
+        assert (box.x0 >= frame.x0, box.y0 >= frame.y0) == (True, True)
+        assert "".join(text.get_text().split()) == labels[k].replace(" ", ""), "broken, but whole"
+    (title,) = (text for text in display.ax_.findobj(Text) if text.get_text().startswith("Pick"))
+    assert title.get_window_extent().x1 <= page.x1
+    assert "".join(display.pick_.split()) in "".join(title.get_text().split())
+
+
+def test_names_without_room_lose_their_middle():
+    labels = [LONG[0].format(k) for k in range(5)]
+    ax = Figure(figsize=(3.0, 2.4), layout="constrained").subplots()
+    costs, errors = [1.0, 1.1, 1.2, 1.3, 1.4], [0.14, 0.13, 0.12, 0.11, 0.1]
+    display = AccuracyCostDisplay.from_results(labels, errors, costs, ax=ax, tolerance=0.0)
+    texts = [text.get_text() for text in display.text_]
+    for k, text in enumerate(texts):
+        assert text.startswith("a very")
+        assert "…" in text
+        assert text.endswith(f" {k}")
+    display.figure_.draw_without_rendering()
+    frame = ax.get_window_extent()
+    assert all(Text.get_window_extent(text).x0 >= frame.x0 for text in display.text_)
+    assert display.pick_ == labels[4]
+
+
+@pytest.mark.parametrize("size", [(6.2, 4.2), (3.0, 2.4)])
+@pytest.mark.parametrize("decades", [0.8, 1.5, 2.4, 3.0, 5.0, 9.0])
+def test_numbers_at_the_axes_do_not_overlap(decades, size):
+    rng = np.random.default_rng(0)
+    costs, errors = 10 ** (decades * rng.random(80) - 2.0), 10 ** (decades * rng.random(80) - 3.0)
+    ax = Figure(figsize=size, layout="constrained").subplots()
+    display = AccuracyCostDisplay.from_results([LONG[0].format(k) for k in range(80)], errors, costs, ax=ax)
+    display.figure_.draw_without_rendering()
+    for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+        ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+        boxes = [tick.label1.get_window_extent() for tick in ticks if tick.label1.get_text()]
+        assert len(boxes) >= 2
+        assert not any(a.overlaps(b) for k, a in enumerate(boxes) for b in boxes[:k])
+
+
+def test_many_groups_are_told_apart_and_named_beside_the_axes():
+    rng = np.random.default_rng(0)
+    names = [f"group {k}" for k in range(30)]
+    display = AccuracyCostDisplay.from_results(names, rng.random(30), 1 + rng.random(30), groups=names)
+    marks = [points for points in display.ax_.collections if points.get_label() in names]
+    looks = {(tuple(p.get_edgecolor()[0]), p.get_paths()[0].vertices.tobytes()) for p in marks}
+    assert len(looks) == len(marks) == 30
+    display.figure_.draw_without_rendering()
+    legend, frame = display.ax_.get_legend().get_window_extent(), display.ax_.get_window_extent()
+    assert legend.x0 > frame.x1
+    assert legend.x1 <= display.figure_.bbox.x1
+    assert legend.y0 >= 0
+
+
 def test_groups_differ_in_colour_and_mark():
     groups = ["direct", "direct", "energy", "energy", "energy"]
     display = display_of(groups=groups)

@@ -52,10 +52,11 @@ def refused(*args, error=ValueError, **kwargs):
 
 
 def skipped(*args, **kwargs):
-    with pytest.warns(UserWarning, match="left out") as said:
+    with pytest.warns(UserWarning, match="left out") as caught:
         data = read_dataset(*args, on_problem="skip", **kwargs)
+    said = [str(w.message) for w in caught if w.category is UserWarning]  # ASE may warn of deprecations
     assert len(said) == 1
-    return data, str(said[0].message)
+    return data, said[0]
 
 
 def xyz(path, n=3, **kwargs):
@@ -100,6 +101,16 @@ def test_columns_and_data_of_databases(tmp_path, name):
     assert_array_equal(data.y.forces.values, np.concatenate([rows(a) for a in known]))
     assert_array_equal(data.y.energy, [a.calc.results["energy"] for a in known])
     assert data.structures[1].info["dft_energy"] == known[1].calc.results["energy"]
+
+
+def test_odd_data_of_databases(tmp_path):
+    known = frames(1)[0]
+    odd = {"ragged": [[1.0], [1.0, 2.0]], "words": ["a"] * len(known), "complex": np.ones(len(known)) * 1j}
+    with connect(tmp_path / "a.db") as database:
+        database.write(known, data=odd | {"charges": np.ones(len(known))})
+    data = read_dataset(tmp_path)
+    assert set(data.structures[0].arrays) == {"numbers", "positions", "charges"}
+    assert data.structures[0].info["ragged"] == odd["ragged"]
 
 
 def test_endings_in_capitals(tmp_path):
@@ -676,6 +687,11 @@ def test_names_replace_those_of_ase(tmp_path):
         atoms.info["other_energy"] = 7.0 + i
     write(tmp_path / "a.extxyz", known)
     data = read_dataset(tmp_path, "potential", keys={"energy": "other_energy"})
+    assert_array_equal(data.y.energy, [7.0, 8.0, 9.0])
+    for atoms in known:  # which would come first, and is none of that name
+        atoms.calc.results["free_energy"] = -1.0
+    write(tmp_path / "b.traj", known)
+    data = read_dataset(tmp_path / "b.traj", "potential", keys={"energy": "other_energy"})
     assert_array_equal(data.y.energy, [7.0, 8.0, 9.0])
 
 

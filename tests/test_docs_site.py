@@ -1,6 +1,7 @@
 """The documentation site, as far as it can be checked without building it (`.ci/run` builds it)."""
 
 import ast
+import io
 import re
 import runpy
 import sys
@@ -8,9 +9,11 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from docutils.core import publish_doctree
 
 import tinynet_sklearn
 
+PACKAGE = Path(tinynet_sklearn.__file__).parent
 DOCS = Path(__file__).parent.parent / "docs"
 EXAMPLES = sorted((DOCS / "examples").glob("*.py"))
 SECTION = re.compile(r"^# (.+)\n# (-+)$", flags=re.MULTILINE)
@@ -114,3 +117,16 @@ def test_examples_compile_and_have_titles(path):
 def test_examples_are_linked_from_the_pages():
     pages = "".join(page.read_text(encoding="utf-8") for page in DOCS.glob("*.md"))
     assert [path.name for path in EXAMPLES if f"(examples/{path.name})" not in pages] == []
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+def test_docstrings_of_modules_keep_their_structure(path):
+    """Tables and indented parts, which re-wrapping destroys."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    quiet = {"report_level": 2, "halt_level": 5, "warning_stream": io.StringIO()}
+    tree = publish_doctree(text, settings_overrides=quiet)
+    said = [
+        node.astext() for node in tree.findall() if node.tagname == "system_message" and node["level"] > 1
+    ]
+    structural = re.compile(r"table|indentation|Title|Block quote|list ends|definition", re.IGNORECASE)
+    assert [message for message in said if structural.search(message)] == []

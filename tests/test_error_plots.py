@@ -164,6 +164,67 @@ def test_few_exact_atoms_do_not_stretch_the_axis(true, predicted):
     assert high / low < 1e5
 
 
+@pytest.mark.parametrize("style", ["cumulative", "histogram"])
+@pytest.mark.parametrize("size", [1e2, 1e4, 1e7])
+def test_one_wild_error_does_not_push_the_others_off_the_axis(true, predicted, style, size):
+    values = predicted.values.copy()
+    values[7] += size
+    wild = predicted.with_values(values)
+    display = ErrorDistributionDisplay.from_predictions(true, wild, style=style)
+    low, high = display.ax_.get_xlim()
+    errors = norms(true, wild)
+    assert np.mean(errors < low) <= 0.01, "the first percentile and what is above it are seen"
+    assert high > errors.max() > size
+    for name, place in zip(("O", "Ti", "Ba"), places(display)[::2], strict=True):
+        assert_allclose(place[0], display.quantiles_[name][0])
+        assert place[0] > 3 * low
+    assert all(np.ptp(line.get_ydata()[line.get_xdata() < 10.0]) > 0.1 for line in curves(display))
+
+
+def test_a_species_that_failed_leaves_the_others_on_the_axis(true, predicted):
+    values = predicted.values.copy()
+    values[true.species == 22] *= 1e6
+    display = ErrorDistributionDisplay.from_predictions(true, predicted.with_values(values))
+    low, high = display.ax_.get_xlim()
+    assert low < 0.5 * display.quantiles_["O"][0]
+    assert high > display.quantiles_["Ti"][2]
+
+
+@pytest.mark.parametrize("rounding", [0.0, 1e-16])
+def test_atoms_without_an_error_do_not_stretch_the_axis(true, predicted, rounding):
+    """As those whose forces vanish by symmetry, here most of them."""
+    values = predicted.values.copy()
+    values[true.species == 8] = true.values[true.species == 8] + rounding
+    display = ErrorDistributionDisplay.from_predictions(true, predicted.with_values(values))
+    low, high = display.ax_.get_xlim()
+    assert low < 0.1 * display.quantiles_["Ti"][0]
+    assert high / low < 1e6
+
+
+def test_many_species(true):
+    numbers = np.repeat(np.arange(1, 31), 4)
+    rng = np.random.default_rng(0)
+    many = PerAtomArray(rng.normal(size=(120, 3)), [0, 120], numbers)
+    errors = rng.normal(size=(120, 3))
+    display = ErrorDistributionDisplay.from_predictions(many, many.with_values(many.values + errors))
+    lines = curves(display)
+    assert len({(line.get_color(), str(line._unscaled_dash_pattern)) for line in lines}) == 30
+    marks = display.ax_.collections[::2]
+    shapes = {(tuple(m.get_edgecolor()[0]), m.get_paths()[0].vertices.tobytes()) for m in marks}
+    assert len(shapes) == 30
+    display.figure_.draw_without_rendering()
+    legend, frame = display.ax_.get_legend().get_window_extent(), display.ax_.get_window_extent()
+    page = display.figure_.bbox
+    assert legend.y0 >= frame.y1 - 1
+    assert legend.y1 <= page.y1
+    assert legend.x1 <= page.x1
+    assert frame.height > 2.5 * display.figure_.dpi
+    rows = [text.get_text().split() for text in display.ax_.get_legend().get_texts()]
+    header = ["median", "95", "%", "max"]
+    assert [rows[0], rows[17]] == [header, header], "above each of two columns"
+    assert [row[0] for row in rows if row != header] == list(display.quantiles_)
+
+
 def test_from_estimator_predicts(true):
     X = PerAtomArray.from_list([np.zeros((5, 1))] * 40, species=SPECIES)
     model = DummyRegressor().fit(X.values, true.values)
@@ -193,8 +254,8 @@ def test_it_draws_into_given_axes_and_again(true, predicted):
 
 
 def test_words_for_other_quantities(true, predicted):
-    display = ErrorDistributionDisplay.from_predictions(true, predicted, quantity="LDOS", unit="states/eV")
-    assert display.ax_.get_xlabel() == "Norm of the LDOS error (states/eV)"
+    display = ErrorDistributionDisplay.from_predictions(true, predicted, quantity="dipole", unit="e Å")
+    assert display.ax_.get_xlabel() == "Norm of the dipole error (e Å)"
     display = ErrorDistributionDisplay.from_predictions(true, predicted, quantity="charge", unit="")
     assert display.ax_.get_xlabel() == "Norm of the charge error"
 

@@ -130,6 +130,21 @@ def test_an_array_with_cells_that_nobody_asked_for():
     assert [patch.get_xy() for patch in hatched] == [(-0.5, -0.5)]
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (8, 3), (1, 3)])
+@pytest.mark.parametrize("decades", [0.1, 0.8, 1.2, 2.4, 3.0, 6.0, 10.0, 20.0])
+def test_the_colour_bar_has_readable_numbers(decades, shape):
+    values = 10.0 ** (np.linspace(-3.1, decades - 3.1, shape[0] * shape[1]).reshape(shape))
+    axes = {"x": ("N", range(shape[1])), "y": ("n", range(shape[0]))}
+    display = GridHeatmapDisplay.from_table(values, **axes, scale="log")
+    display.figure_.draw_without_rendering()
+    low, high = display.im_.get_clim()
+    axis = display.colorbar_.ax.yaxis
+    ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+    boxes = [tick.label2.get_window_extent() for tick in ticks if tick.label2.get_text()]
+    assert len(boxes) >= 2
+    assert not any(a.overlaps(b) for k, a in enumerate(boxes) for b in boxes[:k])
+
+
 def test_one_row():
     display = GridHeatmapDisplay.from_table([0.3, 0.1], x=("hidden", [(8, 16), (16, 32)]))
     assert display.best_ == {"hidden": (16, 32)}

@@ -93,15 +93,17 @@ def test_the_inset_has_the_errors_of_all_atoms(true, predicted):
         row = 3 * structure + atom
         shown = np.abs(predicted.values[row] - true.values[row]).mean()
         assert verticals(inset) == [pytest.approx(shown)]
-        assert inset.get_xlabel() == "MAE (states/eV)"
+        assert inset.get_xlabel() == "MAE (states/eV/atom)"
 
 
 def test_axes_say_what_zero_is(true, predicted):
     display = LDOSDisplay.from_predictions(true, predicted)
-    assert [ax.get_ylabel() for ax in display.axes_] == ["LDOS (states/eV)"] * 2
+    assert [ax.get_ylabel() for ax in display.axes_] == ["LDOS (states/eV/atom)"] * 2
     assert [ax.get_xlabel() for ax in display.axes_] == ["", "Energy from the valence band maximum (eV)"]
     absolute = true.on_grid(EnergyGrid(ENERGIES))
-    axes = LDOSDisplay.from_predictions(absolute, predicted.values, kind="total").ax_
+    display = LDOSDisplay.from_predictions(absolute, predicted.values, kind="total")
+    assert [inset.get_xlabel() for inset in display.insets_] == ["MAE (states/eV)"], "sums over atoms"
+    axes = display.ax_
     assert axes.get_xlabel() == "Energy from the zero of the calculation (eV)"
     assert axes.get_ylabel() == "DOS (states/eV)"
     assert axes.get_xlim() == (-8.0, 4.0)
@@ -147,7 +149,7 @@ def test_lines_end_below_the_inset():
     """Here the inset has nowhere to go but over a line."""
     grid = EnergyGrid(np.linspace(-0.5, 0.5, 101), zero="vbm")
     narrow = np.where(np.abs(grid.energies) < 0.2, 0.0, 10.0)
-    panel = Panel("", COLORS[0], narrow, narrow, None, 0.4, 0.1, np.array([0.1, 0.2]))
+    panel = Panel("", COLORS[0], "states/eV", narrow, narrow, None, 0.4, 0.1, np.array([0.1, 0.2]))
     ax = new_axes(4.0, 2.0)
     draw_panel(ax, panel, grid, {}, {})
     ends = {line.get_xdata()[0]: line.get_ydata()[1] for line in ax.lines if len(line.get_xdata()) == 2}

@@ -1,10 +1,7 @@
 """Model cards: what a file says of its model."""
 
-import ast
 import hashlib
-import io
 import json
-import re
 import shutil
 import tarfile
 from importlib.resources import as_file, files
@@ -15,13 +12,10 @@ from ase.io import read, write
 from program_files import deepmd_system
 from typer.testing import CliRunner
 
-import tinynet_sklearn
 from tinynet_sklearn import load_model, load_pretrained, save_model
 from tinynet_sklearn.cli import app
 from tinynet_sklearn.model_cards import _sha256, known_files, read_card
 from tinynet_sklearn.persistence import read_metadata
-
-PACKAGE = Path(tinynet_sklearn.__file__).parent
 
 
 @pytest.fixture
@@ -98,20 +92,6 @@ def test_archives_and_folders_are_known(tmp_path, monkeypatch):
     entries = [{"sha256": sums[0], "train": 3}, {"sha256": sums[1], "train": 1}]
     asked = ["system", "packed.tar/system", "gone"]
     assert known_files({"data": {"files": entries}}, asked) == asked[:2]
-
-
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
-def test_docstrings_of_modules_keep_their_structure(path):
-    """Tables and indented parts, which re-wrapping destroys."""
-    core = pytest.importorskip("docutils.core")
-    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    quiet = {"report_level": 2, "halt_level": 5, "warning_stream": io.StringIO()}
-    tree = core.publish_doctree(text, settings_overrides=quiet)
-    said = [
-        node.astext() for node in tree.findall() if node.tagname == "system_message" and node["level"] > 1
-    ]
-    structural = re.compile(r"table|indentation|Title|Block quote|list ends|definition", re.IGNORECASE)
-    assert [message for message in said if structural.search(message)] == []
 
 
 def test_a_model_without_card(model, tmp_path):

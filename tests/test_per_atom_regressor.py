@@ -172,6 +172,18 @@ def test_a_weight_of_two_is_a_structure_given_twice(X, y, per_species):
     assert weighted.score(X, y, [1, 2, 1, 0, 1, 1]) == pytest.approx(weighted.score(X[order], y[order]))
 
 
+class Counting(Ridge):
+    def fit(self, X, y, sample_weight=None):
+        self.n_rows_ = len(X)
+        return super().fit(X, y, sample_weight)
+
+
+def test_structures_of_weight_zero_are_left_out(X, y):
+    """Forests draw them, and leaves count them."""
+    model = PerAtomRegressor(Counting()).fit(X, y, sample_weight=[1, 2, 1, 0, 1, 1])
+    assert model.estimator_.n_rows_ == len(X.values) - len(X[3])
+
+
 def test_weights_are_refused_where_the_regressor_takes_none(X, y):
     with pytest.raises(TypeError) as error:
         PerAtomRegressor(KNeighborsRegressor(2)).fit(X, y, sample_weight=np.ones(6))

@@ -24,7 +24,7 @@ from tinynet_sklearn import (
     load_batio3,
 )
 from tinynet_sklearn.frames import ColumnSymmetry
-from tinynet_sklearn.plotting import COLORS, MARKERS
+from tinynet_sklearn.plotting import COLORS, MARKERS, entry_look
 
 SPECIES = [[56, 22, 8, 8, 8]] * 4
 
@@ -91,6 +91,45 @@ def test_species_keep_their_colours_apart(true, predicted):
     colors = {tuple(c.get_facecolor()[0][:3]) for c in display.ax_.collections}
     assert len(colors) == 3
     assert len(set(COLORS)) == len(COLORS)
+
+
+def test_looks_of_many_species_are_distinct_in_colour_and_in_grey():
+    looks = [entry_look(k) for k in range(56)]
+    assert len({(look.color, look.marker) for look in looks}) == 56
+    assert len({(look.color, look.linestyle) for look in looks}) == 56
+    shades = [np.dot([0.299, 0.587, 0.114], matplotlib.colors.to_rgb(look.color)) for look in looks]
+    markers = [look.marker for look in looks[:20]]
+    alike = [(i, j) for j in range(20) for i in range(j) if markers[i] == markers[j]]
+    assert min(abs(shades[i] - shades[j]) for i, j in alike) > 0.05, "one marker in two greys"
+
+
+@pytest.mark.parametrize("n_species", [8, 30])
+def test_many_species_are_told_apart_and_named_beside_the_axes(n_species):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(3 * n_species, 3))
+    true = PerAtomArray(values, [0, len(values)], np.repeat(np.arange(1, n_species + 1), 3))
+    display = ParityDisplay.from_predictions(true, true.with_values(values + rng.normal(size=values.shape)))
+    looks = {
+        (tuple(points.get_facecolor()[0]), points.get_paths()[0].vertices.tobytes())
+        for points in display.ax_.collections
+    }
+    assert len(looks) == n_species
+    display.figure_.draw_without_rendering()
+    legend, frame = display.ax_.get_legend().get_window_extent(), display.ax_.get_window_extent()
+    page = display.figure_.bbox
+    assert legend.x0 > frame.x1
+    assert page.x0 <= legend.x0 <= legend.x1 <= page.x1
+    assert page.y0 <= legend.y0 <= legend.y1 <= page.y1
+    assert frame.width > 0.75 * page.height
+    words = [text.get_text().split() for text in display.ax_.get_legend().get_texts()]
+    assert {word[0] for word in words if word[0] != "RMSE"} == set(display.errors_)
+
+
+def test_few_species_are_named_within_the_axes(true, predicted):
+    display = ParityDisplay.from_predictions(true, predicted)
+    display.figure_.draw_without_rendering()
+    legend, frame = display.ax_.get_legend().get_window_extent(), display.ax_.get_window_extent()
+    assert legend.x1 < frame.x1
 
 
 def test_rows_and_lists_without_species(true, predicted):
@@ -352,7 +391,7 @@ def test_colours_differ_in_grey_or_marker():
     red, green, blue = np.array([matplotlib.colors.to_rgb(color) for color in COLORS]).T
     grey = 0.299 * red + 0.587 * green + 0.114 * blue
     assert grey.max() < 0.75, "visible on white paper"
-    assert len(set(MARKERS)) == len(COLORS)
+    assert len(set(MARKERS)) == len(MARKERS) > len(COLORS)
 
 
 @pytest.mark.parametrize(

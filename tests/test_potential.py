@@ -183,7 +183,7 @@ def test_a_pair_potential_is_learned(case):
     }
     assert max(unexplained.values()) < 0.02, unexplained
     if "energy" in known:
-        assert energy_mae(truth, found) < 0.02 * np.std(truth.energy / 8)
+        assert energy_mae(truth, found) < 0.03 * np.std(truth.energy / 8)
 
 
 def test_single_precision_learns_as_well():

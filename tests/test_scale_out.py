@@ -292,16 +292,34 @@ def client(cluster):
 
 
 def inside():
-    return effective_n_jobs(None), os.environ.get("OMP_NUM_THREADS"), os.getpid()
+    inner = {*Parallel(n_jobs=2)(delayed(os.getpid)() for _ in range(4))}
+    return effective_n_jobs(None), os.environ.get("OMP_NUM_THREADS"), os.getpid(), inner
 
 
 @pytest.mark.slow
 def test_what_is_parallel_inside_a_task_stays_in_its_worker(client):
     with on_dask(client):
         found = Parallel()(delayed(inside)() for _ in range(4))
-    assert {n for n, _, _ in found} == {1}
-    assert {threads for _, threads, _ in found} == {"1"}
-    assert os.getpid() not in {pid for _, _, pid in found}
+    assert {n for n, *_ in found} == {1}
+    assert {threads for _, threads, *_ in found} == {"1"}
+    assert os.getpid() not in {pid for _, _, pid, *_ in found}
+    assert all(inner == {pid} for _, _, pid, inner in found)
+
+
+@pytest.mark.slow
+def test_arguments_of_tasks_are_not_put_on_single_workers(client, monkeypatch):
+    scattered = []
+    scatter = client.scatter
+    monkeypatch.setattr(
+        client, "scatter", lambda *a, **options: scattered.append(a) or scatter(*a, **options)
+    )
+    rows = np.arange(10_000)
+    with on_dask(client):
+        assert Parallel()(delayed(len)(rows) for _ in range(4)) == [10_000] * 4
+    assert scattered == []
+    with parallel_config("dask", client=client):  # or else the name of the method has changed
+        Parallel()(delayed(len)(rows) for _ in range(4))
+    assert scattered
 
 
 @pytest.mark.slow
@@ -403,15 +421,6 @@ def test_backends_that_give_results_at_the_end(monkeypatch):
     monkeypatch.setattr(joblib._parallel_backends.ThreadingBackend, "supports_return_generator", False)
     with parallel_config("threading", n_jobs=2):
         np.testing.assert_array_equal(embed.transform(data.structures).values, near.values)
-
-
-THREADS = """
-from tinynet_sklearn.thread_limits import limit_tensorflow_threads
-import tensorflow as tf
-{before}
-print(limit_tensorflow_threads(), tf.config.threading.get_intra_op_parallelism_threads(),
-      tf.config.threading.get_inter_op_parallelism_threads())
-"""
 
 
 class Threading:

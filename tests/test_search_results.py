@@ -1,6 +1,7 @@
 """What a search found: candidates, signs, units and names."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,6 +63,12 @@ def test_cv_results_alone_are_enough():
     assert found.best_of([0, 1]) == 0, "failures come last"
 
 
+def test_the_best_had_most_resources():
+    """Errors of candidates that halving dropped are of fewer structures, and cannot be compared."""
+    found = replace(read_search(RESULTS), resources=np.array([8, 8, 4]))
+    assert found.best_of([0, 1, 2]) == 0
+
+
 def test_times_are_read_as_they_are():
     found = read_search(RESULTS, "mean_fit_time")
     assert_array_equal(found.values, [1.0, 2.0, 3.0])
@@ -91,7 +98,7 @@ def test_words_units_and_signs_of_known_scorers(data, scoring, quantity, unit, g
 
 @pytest.mark.parametrize(
     ("scorer", "words"),
-    [(ldos_rmse_scorer, ("RMSE of the LDOS", "states/eV")), (ldos_r2_scorer, ("R² of the LDOS", ""))],
+    [(ldos_rmse_scorer, ("RMSE of the LDOS", "states/eV/atom")), (ldos_r2_scorer, ("R² of the LDOS", ""))],
 )
 def test_scorers_of_curves(data, scorer, words):
     found = read_search(

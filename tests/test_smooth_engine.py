@@ -47,7 +47,7 @@ def assert_predicts(found, model, atoms):
     expected = model.predict([atoms], output="all")
     energies = model.predict([atoms], output="energies").values[:, 0]
     assert_allclose(found.energies, energies, rtol=1e-12, atol=1e-12)
-    assert_allclose(found.energy, expected.energy[0], rtol=1e-12)
+    assert_allclose(found.energy, expected.energy[0], rtol=1e-12, atol=1e-12)
     assert_allclose(found.forces, expected.forces.values, rtol=1e-10, atol=1e-11)
     if atoms.pbc.all():
         stress = found.virial.ravel()[[0, 4, 8, 5, 2, 1]] / atoms.get_volume()

@@ -80,6 +80,19 @@ def test_many_models_are_named_above_the_axes():
         assert legend.y1 <= display.figure_.bbox.y1 + 1
 
 
+def test_thirty_models_are_told_apart():
+    rows = [{"n_atoms": n, "microseconds": k + 1.0, "name": f"model {k}"} for k in range(30) for n in (8, 64)]
+    display = SpeedDisplay.from_table(rows, model="name")
+    lines = display.lines_
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 30
+    assert len({(line.get_color(), str(line._unscaled_dash_pattern)) for line in lines}) == 30
+    display.figure_.draw_without_rendering()
+    legend, frame = display.ax_.get_legend().get_window_extent(), display.ax_.get_window_extent()
+    assert legend.y0 >= frame.y1 - 1
+    assert legend.y1 <= display.figure_.bbox.y1 + 1
+    assert frame.height > 2.0 * display.figure_.dpi
+
+
 def test_lines_differ_in_more_than_colour():
     lines = SpeedDisplay.from_table(ROWS, model="n_threads").lines_
     for look in ("color", "marker", "linestyle"):

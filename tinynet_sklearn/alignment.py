@@ -36,7 +36,7 @@ def onset(energies: FloatArray, total: FloatArray, threshold: float) -> float:
     float
         Interpolated between two energies; NaN where the curve begins above.
     """
-    level = threshold * total.max()
+    level = threshold * float(total.max())
     above = np.flatnonzero(total > level)
     if not len(above) or above[0] == 0:
         return np.nan
@@ -59,7 +59,7 @@ def gap_edges(energies: FloatArray, total: FloatArray, fermi: float, threshold: 
     vbm, cbm : float
         Twice the Fermi level if the curve is above there (a metal); NaN for an end beyond the energies.
     """
-    level = threshold * total.max()
+    level = threshold * float(total.max())
     if not energies[0] <= fermi <= energies[-1]:
         return np.nan, np.nan
     if np.interp(fermi, energies, total) > level:
@@ -142,7 +142,7 @@ def level_in_gap(
     float
         Of the gap whose count differs least; NaN if all differ by more.
     """
-    highest = total.max()
+    highest = float(total.max())
     if not highest > 0:
         return np.nan
     level, last = threshold * highest, len(energies) - 1
@@ -154,7 +154,7 @@ def level_in_gap(
         if high - low < 2 * (energies[1] - energies[0]):
             continue
         inside = counted[begin : end + 1]
-        away = max(inside.min() - n_states, n_states - inside.max(), 0.0)
+        away = max(float(inside.min()) - n_states, n_states - float(inside.max()), 0.0)
         if away <= nearest:
             nearest, found = away, (low + high) / 2
     return float(found)

@@ -218,7 +218,9 @@ def export(
     crystal that keeps its bonds.
     """
     if not lammps:
-        raise typer.BadParameter("is needed: it is the one program that models are written for.", param_hint="--lammps")
+        raise typer.BadParameter(
+            "is needed: it is the one program that models are written for.", param_hint="--lammps"
+        )
     with user_errors() as console:
         try:
             repeat = parse_supercell(supercell)
@@ -279,7 +281,9 @@ def _reference(model: Any) -> Any:
     from ase import Atoms
 
     steps = getattr(getattr(model, "best_estimator_", model), "steps", [])
-    reference = getattr(steps[0][1], "reference_", None) if steps else None
+    first = steps[0][1] if steps else None
+    parts = [part for _, part in getattr(first, "transformer_list", [("", first)])]  # of a FeatureUnion
+    reference = next((part.reference_ for part in parts if hasattr(part, "reference_")), None)
     if reference is None:
         raise typer.BadParameter(
             "the model was fitted on no single crystal; name a structure.", param_hint="STRUCTURE"

@@ -12,14 +12,18 @@ from tinynet_sklearn._validation import described, first_few
 from tinynet_sklearn.frames import FloatArray, IntArray
 from tinynet_sklearn.metrics import force_rmse
 from tinynet_sklearn.name_tags import place_names
-from tinynet_sklearn.plot_axes import plain_ticks, spans_much
-from tinynet_sklearn.plotting import COLORS, MARKERS, new_axes
+from tinynet_sklearn.plot_axes import laid_out_size, plain_ticks, spans_much, wrapped
+from tinynet_sklearn.plotting import entry_look, new_axes
 from tinynet_sklearn.search_results import atoms_per_fold, read_search, short_names, value_text, varied
 from tinynet_sklearn.timing import microseconds_per_atom
 
 __all__ = ["AccuracyCostDisplay"]
 
 _COST, _UNIT = "Time of a prediction", "µs/atom"
+# Names longer than this part of the axes, and than so many points, are broken into lines, each so high.
+_NAME_WIDTH, _SHORT_NAME, _LINE = 0.4, 110.0, 10.0
+# More groups than this have their legend beside the axes, in columns of so many.
+_MOST_INSIDE, _ROWS_BESIDE = 8, 16
 
 
 class AccuracyCostDisplay:
@@ -147,11 +151,7 @@ class AccuracyCostDisplay:
                 f"{len(labels)}. Models that failed may have NaN."
             )
         for name, numbers in (("errors", error), ("costs", price)):
-            bad = [
-                f"{number:.4g} for {label}"
-                for label, number in zip(labels, numbers, strict=True)
-                if number < 0
-            ]
+            bad = [f"{x:.4g} for {label}" for label, x in zip(labels, numbers, strict=True) if x < 0]
             if bad:
                 raise ValueError(
                     f"{name} must not be negative; got {first_few(bad)}. Turn the sign of negated scores; of "
@@ -274,7 +274,8 @@ class AccuracyCostDisplay:
         if structures is None:
             costs, words = 1e3 * seconds, {"cost": "Time to score a fold", "cost_unit": "ms"}
         else:
-            costs = 1e6 * seconds / atoms_per_fold(search, structures, groups, candidates.resources.max())
+            most = float(candidates.resources.max())
+            costs = 1e6 * seconds / atoms_per_fold(search, structures, groups, most)
             words = {"cost": "Time of prediction and scoring", "cost_unit": _UNIT}
         labels = _labels(params)
         made = {"quantity": candidates.quantity, "unit": candidates.unit}
@@ -307,7 +308,10 @@ class AccuracyCostDisplay:
         """
         if names not in ("front", "all", "pick"):
             raise ValueError(f"names must be 'front', 'all' or 'pick'; got {names!r}.")
-        ax = new_axes(6.2, 4.2) if ax is None else ax
+        families = list(dict.fromkeys(self.groups or ()))
+        n_beside = 0 if len(families) <= _MOST_INSIDE else -(-len(families) // _ROWS_BESIDE)
+        if ax is None:
+            ax = new_axes(6.2 + n_beside * (0.6 + 0.07 * max(map(len, families), default=0)), 4.2)
         self.ax_, self.figure_ = ax, ax.figure
         self.pick_params_: dict[str, Any] = {}
         self.front_ = _pareto_front(self.errors, self.costs)
@@ -315,25 +319,32 @@ class AccuracyCostDisplay:
         self.pick_index_ = int(next(k for k in self.front_ if self.errors[k] <= limit))
         self.pick_ = self.labels[self.pick_index_]
         self._draw(limit, scatter_kwargs or {})
+        if families:
+            beside = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0), "ncols": n_beside}
+            ax.legend(fontsize=8, framealpha=0.9, **(beside | {"borderaxespad": 0.0} if n_beside else {}))
         unit = f" ({self.unit})" if self.unit else ""
         cost_unit = f" ({self.cost_unit})" if self.cost_unit else ""
         ax.set(xlabel=self.cost + cost_unit, ylabel=self.quantity + unit)
-        family = [] if self.groups is None else [self.groups[self.pick_index_]]
-        chosen = ", ".join([self.pick_, *family])
-        ax.set_title(
+        chosen = self.pick_ if self.groups is None else f"{self.pick_}, {self.groups[self.pick_index_]}"
+        width, height = laid_out_size(ax)
+        title = (
             f"Pick {chosen}: {self.errors[self.pick_index_]:.3g} {self.unit}".rstrip()
-            + f" for {self.costs[self.pick_index_]:.3g} {self.cost_unit or self.cost.lower()}",
-            loc="left", fontsize=9,
-        )  # fmt: skip
-        shown = np.flatnonzero(np.isfinite(self.errors) & np.isfinite(self.costs))
+            + f" for {self.costs[self.pick_index_]:.3g} {self.cost_unit or self.cost.lower()}"
+        )
+        # Longer numbers beside wider axes may take a little of the width.
+        ax.set_title(wrapped(title, 0.96 * width, 9.0), loc="left", fontsize=9)
+        shown = np.flatnonzero(np.isfinite(self.errors + self.costs))
         named = {"front": self.front_, "all": shown, "pick": np.array([self.pick_index_])}[names]
         order = sorted((int(k) for k in named), key=lambda k: (self.costs[k], -self.errors[k]))
+        length = max(_NAME_WIDTH * width, _SHORT_NAME)
+        most = int(np.clip(0.7 * height / (_LINE * len(order)), 1, 3))  # so that there is room for all
         self.text_ = place_names(
             ax,
-            [self.labels[k] for k in order],
+            [wrapped(self.labels[k], length, 8.0, "bold", most) for k in order],
             np.column_stack([self.costs[order], self.errors[order]]),
             bold=order.index(self.pick_index_),
         )
+        plain_ticks(ax)  # again, since the names made the axes wider
         return self
 
     def _draw(self, limit: float, scatter_kwargs: dict[str, Any]) -> None:
@@ -343,11 +354,11 @@ class AccuracyCostDisplay:
         on_front = np.isin(np.arange(len(self.labels)), self.front_)
         known = np.isfinite(self.errors) & np.isfinite(self.costs)
         for set_scale, numbers in ((ax.set_xscale, self.costs[known]), (ax.set_yscale, self.errors[known])):
-            if spans_much(numbers.min(), numbers.max()):
+            if spans_much(float(numbers.min()), float(numbers.max())):
                 set_scale("log")
         for k, name in enumerate(dict.fromkeys(names)):
             mine = known & np.array([other == name for other in names])
-            color, marker = COLORS[k % len(COLORS)], MARKERS[k % len(MARKERS)]
+            color, marker, _ = entry_look(k)
             style: dict[str, Any] = {"marker": marker, "s": 30.0, "edgecolors": color, "zorder": 3.0}
             style |= scatter_kwargs
             for these, face in ((mine & on_front, color), (mine & ~on_front, "white")):
@@ -361,8 +372,6 @@ class AccuracyCostDisplay:
             edgecolors="black", linewidths=1.4, zorder=3.5,
         )  # fmt: skip
         plain_ticks(ax)
-        if self.groups is not None:
-            ax.legend(fontsize=8, framealpha=0.9)
 
 
 def _labels(params: Sequence[Mapping[str, Any]]) -> list[str]:

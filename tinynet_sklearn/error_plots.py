@@ -10,7 +10,7 @@ from tinynet_sklearn._validation import species_name
 from tinynet_sklearn.frames import FloatArray
 from tinynet_sklearn.pairing import Rows, known_species, same_rows
 from tinynet_sklearn.plot_axes import plain_ticks
-from tinynet_sklearn.plotting import COLORS, LINE_STYLES, MARKERS, new_axes
+from tinynet_sklearn.plotting import entry_look, new_axes, table_legend
 
 __all__ = ["ErrorDistributionDisplay"]
 
@@ -19,8 +19,12 @@ KINDS, STYLES = ("norm", "component"), ("cumulative", "histogram")
 #: Shares of the errors that are marked: half of them, and nearly all.
 SHARES = (0.5, 0.95)
 
-# Errors below this fraction of the largest are drawn as if they were that large, and bins per power of ten.
-_SMALLEST, _BINS = 1e-4, 8
+# Errors below this fraction of a typical one are drawn as if they were that large, and bins per power of ten.
+_SMALLEST, _BINS = 1e-3, 8
+# Errors below this fraction of nearly all others are zero but for rounding.
+_ROUNDING = 1e-12
+# A legend of more rows has two columns, and makes a new figure higher by so many inches for each further one.
+_MOST_ROWS, _ROW = 8, 0.19
 
 
 class ErrorDistributionDisplay:
@@ -189,7 +193,9 @@ class ErrorDistributionDisplay:
         ErrorDistributionDisplay
             self
         """
-        ax = new_axes(5.2, 4.6) if ax is None else ax
+        if ax is None:
+            n_rows = -(-(len(self.errors) + 1) // 2)
+            ax = new_axes(5.2, 4.6 + _ROW * max(n_rows - _MOST_ROWS, 0))
         self.ax_, self.figure_ = ax, ax.figure
         everything = np.concatenate(list(self.errors.values()))
         self.quantiles_ = {name: _quantiles(errors) for name, errors in self.errors.items()}
@@ -203,14 +209,10 @@ class ErrorDistributionDisplay:
             shown = np.clip(errors, low, None) if largest else np.full_like(errors, low)
             cumulative = self.style == "cumulative"
             x, y = _cumulative(shown, low, high) if cumulative else _histogram(shown, low, high)
-            look = {
-                "color": COLORS[k % len(COLORS)],
-                "linestyle": LINE_STYLES[k % len(LINE_STYLES)],
-                "linewidth": 1.6,
-            }
-            look |= line_kwargs or {}
+            color, mark, dashes = entry_look(k)
+            look = {"color": color, "linestyle": dashes, "linewidth": 1.6} | (line_kwargs or {})
             (line,) = ax.plot(x, y, drawstyle="steps-post", **look)
-            marker = {"marker": MARKERS[k % len(MARKERS)], "s": 42.0, "edgecolors": line.get_color()}
+            marker = {"marker": mark, "s": 42.0, "edgecolors": line.get_color()}
             for share, face in zip(SHARES, (line.get_color(), "white"), strict=True):
                 place = max(float(np.quantile(shown, share)), low)
                 height = share if cumulative else y[np.searchsorted(x, place, side="right") - 1]
@@ -253,11 +255,9 @@ class ErrorDistributionDisplay:
             for line, marker in handles
         ]  # fmt: skip
         lines += [Line2D([], [], linestyle="none")] * (len(names) - len(lines))
-        font = {"family": "monospace", "size": 8}
-        ax.legend(
-            lines, rows, title=f"{'':{width}} median   95 %    max", prop=font, title_fontproperties=font,
-            loc="lower left", bbox_to_anchor=(0.0, 1.0), alignment="right", handlelength=2.8,
-            handletextpad=0.6, frameon=False,
+        table_legend(
+            ax, lines, rows, f"{'':{width}} median   95 %    max", 2 if len(rows) > _MOST_ROWS else 1,
+            loc="lower left", bbox_to_anchor=(0.0, 1.0), handlelength=2.8, handletextpad=0.6, frameon=False,
         )  # fmt: skip
 
 
@@ -273,9 +273,17 @@ def _quantiles(errors: FloatArray) -> tuple[float, float, float]:
 
 
 def _limits(errors: FloatArray) -> tuple[float, float]:
-    """Ends of the axis: from the first errors worth showing to beyond the last, at full bins."""
+    """Ends of the axis: from the first errors worth showing to beyond the last, at full bins.
+
+    The axis starts at the first percentile. Atoms without an error would put that at zero, so it starts no
+    lower than a thousandth of a typical error: the median of those that are no mere rounding, which goes by
+    the 95th percentile. None of this follows the largest error: that one may be a million times the others,
+    and these are still seen.
+    """
     largest = float(errors.max()) or 1.0
-    low = max(float(np.quantile(errors, 0.01)), _SMALLEST * largest)
+    beyond_rounding = errors[errors > _ROUNDING * float(np.quantile(errors, SHARES[1]))]
+    typical = float(np.median(beyond_rounding)) if len(beyond_rounding) else largest
+    low = max(float(np.quantile(errors, 0.01)), _SMALLEST * typical)
     ends = np.floor(_BINS * np.log10(low)) - 1, np.ceil(_BINS * np.log10(largest)) + 1
     return float(10.0 ** (ends[0] / _BINS)), float(10.0 ** (ends[1] / _BINS))
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from tinynet_sklearn.frames import FloatArray
 from tinynet_sklearn.grid_tables import Grid, grid_of_array, grid_of_candidates, grid_of_rows
-from tinynet_sklearn.plot_axes import spans_much
+from tinynet_sklearn.plot_axes import number_powers, spans_much
 from tinynet_sklearn.plotting import new_axes
 from tinynet_sklearn.search_results import read_search, value_text
 
@@ -287,14 +287,13 @@ class GridHeatmapDisplay:
 
     def _add_colorbar(self) -> Any:
         from matplotlib.colors import LogNorm
-        from matplotlib.ticker import LogLocator, NullLocator
+        from matplotlib.ticker import NullLocator
 
         bar = self.figure_.colorbar(self.im_, ax=self.ax_, pad=0.03)
         unit = f" ({self.grid.unit})" if self.grid.unit else ""
         bar.set_label(self.grid.quantity + unit)
         if isinstance(self.im_.norm, LogNorm):
-            bar.ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
-            bar.ax.yaxis.set_major_formatter("{x:g}")
+            number_powers(bar.ax.yaxis, bar.vmin, bar.vmax, between=(1.0, 2.0, 3.0, 5.0))
             bar.ax.yaxis.set_minor_locator(NullLocator())
         bar.outline.set_visible(False)
         return bar

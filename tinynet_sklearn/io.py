@@ -102,11 +102,21 @@ def _iterate_database(path: Path) -> Iterator[Any]:
         for row in database.select():
             atoms = row.toatoms()
             for name, value in {**row.data, **row.key_value_pairs}.items():
-                if np.shape(value)[:1] == (len(atoms),) and name not in atoms.arrays:
-                    atoms.set_array(name, np.asarray(value))
+                array = _numbers(value)
+                if array is not None and array.shape[:1] == (len(atoms),) and name not in atoms.arrays:
+                    atoms.set_array(name, array)
                 else:
                     atoms.info.setdefault(name, value)
             yield atoms
+
+
+def _numbers(value: Any) -> NDArray[Any] | None:
+    """Real numbers as an array; None of anything else."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        return None
+    return array if array.dtype.kind in "biuf" else None
 
 
 def _in_words(error: Exception) -> str:

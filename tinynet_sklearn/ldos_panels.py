@@ -31,8 +31,9 @@ class Panel:
     Parameters
     ----------
     title, color : str
+    unit : str
+        Of the curves and errors.
     true, predicted : ndarray of shape (n_energies,)
-        States/eV.
     own_total : ndarray of shape (n_energies,) or None
         Total density of states of the calculation itself.
     fermi : float
@@ -45,6 +46,7 @@ class Panel:
 
     title: str
     color: str
+    unit: str
     true: FloatArray
     predicted: FloatArray
     own_total: FloatArray | None
@@ -135,7 +137,7 @@ def _draw_errors(ax: Any, panel: Panel, left: float) -> Any:
     counts, *_ = inset.hist(panel.errors, bins=min(20, 4 + int(np.sqrt(len(panel.errors)))), color=bright)
     inset.axvline(panel.error, color=dark, linewidth=1.2)
     inset.set(ylim=(0.0, 1.1 * counts.max()), xlim=(0.0, None), yticks=[])
-    inset.set_xlabel("MAE (states/eV)", fontsize=_FONT_SIZE, labelpad=1.0)
+    inset.set_xlabel(f"MAE ({panel.unit})", fontsize=_FONT_SIZE, labelpad=1.0)
     inset.tick_params(labelsize=_FONT_SIZE, length=2.0, pad=1.5)
     inset.locator_params(axis="x", nbins=3)
     inset.spines[["left", "right", "top"]].set_visible(False)

@@ -41,8 +41,8 @@ class LDOSDisplay:
     figure_ : matplotlib Figure
         That contains them; ``figure_.savefig("ldos.png")``.
     errors_ : dict of str to ndarray
-        Mean absolute error over the energies, states/eV, of each atom by species (in the order of the
-        rows) or, as "total", of each structure.
+        Mean absolute error over the energies: of each atom by species (in the order of the rows),
+        states/eV/atom, or, as "total", of each structure, states/eV.
     shown_ : list of (int, int), or of int
         Structure and atom in it, or structure, of each panel.
 
@@ -191,8 +191,8 @@ class LDOSDisplay:
             for ax, panel in zip(self.axes_, panels, strict=True)
         ]
         self.insets_ = [inset for inset in drawn if inset is not None]
-        for ax in self.axes_:
-            ax.set(ylabel="LDOS (states/eV)" if self.kind == "atoms" else "DOS (states/eV)")
+        for ax, panel in zip(self.axes_, panels, strict=True):
+            ax.set(ylabel=f"{'LDOS' if self.kind == 'atoms' else 'DOS'} ({panel.unit})")
         self.axes_[-1].set(xlabel=energy_label(grid))
         add_legend(self.ax_, panels, grid)
         return self
@@ -243,6 +243,7 @@ class LDOSDisplay:
         return Panel(
             title=f"{name}: atom {atom}, structure {structure}",
             color=COLORS[k % len(COLORS)],
+            unit="states/eV/atom",
             true=self.y_true.values[row],
             predicted=self.y_pred.values[row],
             own_total=None,
@@ -258,6 +259,7 @@ class LDOSDisplay:
         return Panel(
             title=f"Total: structure {structure}",
             color=COLORS[0],
+            unit="states/eV",
             true=self.y_true.total()[structure],
             predicted=self.y_pred.total()[structure],
             own_total=own,

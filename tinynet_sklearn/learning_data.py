@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tinynet_sklearn.containers import PerAtomArray
 from tinynet_sklearn.copies import first_of_same, structure_row
-from tinynet_sklearn.dataset_files import Dataset, place_of, read_dataset
+from tinynet_sklearn.dataset_files import Dataset, read_dataset
 from tinynet_sklearn.learning_settings import FitSettings, SettingsError, parse_energies
 from tinynet_sklearn.potential_targets import PotentialTargets
 
@@ -118,9 +118,7 @@ def _without_copies(data: Dataset) -> Dataset:
 
 def _without(data: Dataset, held_out: Dataset) -> Dataset:
     """Data without those structures that are held out: the same frames of files, or copies of them."""
-    places = {place_of(source) for source in held_out.sources}
-    copies = _originals(held_out.structures + data.structures)[len(held_out) :] < len(held_out)
-    shared = copies | np.array([place_of(source) in places for source in data.sources])
+    shared = _originals(held_out.structures + data.structures)[len(held_out) :] < len(held_out)
     if not shared.any():
         return data
     first = data.sources[int(shared.argmax())]

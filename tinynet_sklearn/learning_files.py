@@ -47,6 +47,8 @@ def write_predictions(path: Path, target: str, structures: list[Any], predicted:
     for k, atoms in enumerate(structures):
         frame = atoms.copy()
         frame.set_constraint()  # written forces are those of the model, for fixed atoms, too
+        for name in [name for name, array in frame.arrays.items() if array.dtype.kind not in "biufSU"]:
+            del frame.arrays[name]  # complex numbers and objects, which the format does not have
         results: dict[str, Any] = {"forces": np.asarray(forces[k], dtype=np.float64)}
         if target == "potential":
             results["energy"] = float(predicted.energy[k])

@@ -26,7 +26,7 @@ from tinynet_sklearn.atomic_files import write_atomically
 from tinynet_sklearn.dataset_files import Dataset
 from tinynet_sklearn.learning_data import time_order_blocks, usual_split
 from tinynet_sklearn.learning_errors import UNITS, ErrorLine, error_lines
-from tinynet_sklearn.learning_runs import TRAINING_INTERRUPTED, settled
+from tinynet_sklearn.learning_runs import TRAINING_INTERRUPTED, settled, training_seconds
 from tinynet_sklearn.learning_settings import FitSettings, SettingsError, make_model
 
 __all__ = ["GridRow", "folds_of", "grid_rows", "parse_grid", "search", "write_rows"]
@@ -364,16 +364,10 @@ def _score_fold(
                     [""] * len(test),
                     getattr(net, "quantities_", ()),
                 )
-                found.append((_totals(lines), int(features[0].shape[1]), _seconds(net)))
+                found.append((_totals(lines), int(features[0].shape[1]), training_seconds(net)))
             except (ValueError, MemoryError) as error:
                 found.append(str(error))
     return found
-
-
-def _seconds(net: Any) -> float:
-    """What the iterations of all networks took."""
-    curves = [net.history_] if "time" in net.history_ else list(net.history_.values())
-    return float(sum(curve["time"][-1] for curve in curves if len(curve["time"])))
 
 
 def _totals(lines: Sequence[ErrorLine]) -> dict[str, float]:

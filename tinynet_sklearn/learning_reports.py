@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: At most so many files are shown, those with the largest errors.
 MAX_FILES = 12
 
+#: Longer names of files are folded.
+LONGEST_NAME = 40
+
 #: At most so many candidates of a grid.
 MAX_CANDIDATES = 30
 
@@ -45,6 +48,7 @@ def lines_table(lines: Iterable[ErrorLine]) -> Table:
     found = table("", "", "values", "RMSE", "MAE", "spread", "unit")
     for column in (found.columns[1], found.columns[-1]):
         column.justify = "left"
+    found.columns[1].no_wrap, found.columns[1].max_width = False, LONGEST_NAME
     before = None
     for line in lines:
         found.add_row(

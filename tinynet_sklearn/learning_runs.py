@@ -27,7 +27,7 @@ from tinynet_sklearn.learning_settings import (
     parse_bonds,
 )
 
-__all__ = ["Learned", "learn", "settled"]
+__all__ = ["Learned", "learn", "settled", "training_seconds"]
 
 #: How the warning of an interrupted training begins.
 TRAINING_INTERRUPTED = "training was interrupted"
@@ -57,7 +57,7 @@ class Learned:
     n_features : int
         Length of the vectors.
     seconds : float
-        Of the fit, features included.
+        Of the fit, features included; with a checkpoint at least what all iterations took.
     interrupted : bool
         Whether the training was ended early, by Ctrl-C.
     remarks : tuple of str
@@ -254,9 +254,10 @@ def learn(
         warnings.simplefilter("always")
         with named([data.sources[i] for i in split.train]):
             model.fit(structures, data.y[split.train], **groups)  # type: ignore[index]
-    if checkpoint is not None:  # a matter of this run, not of the model
-        model.set_params(net__checkpoint=None, net__resume=False)
     seconds = time.perf_counter() - start
+    if checkpoint is not None:
+        seconds = max(seconds, training_seconds(model["net"]))
+        model.set_params(net__checkpoint=None, net__resume=False)  # a matter of this run, not of the model
     messages = [str(warning.message) for warning in caught]
     remarks += list(dict.fromkeys(messages))
     test, part = data[split.test], data[split.train]
@@ -277,6 +278,12 @@ def learn(
         interrupted=any(message.startswith(TRAINING_INTERRUPTED) for message in messages),
         remarks=tuple(remarks),
     )
+
+
+def training_seconds(net: Any) -> float:
+    """What the iterations of all networks took, those before a training was taken up again, too."""
+    curves = [net.history_] if "time" in net.history_ else list(net.history_.values())
+    return float(sum(curve["time"][-1] for curve in curves if len(curve["time"])))
 
 
 def _worthless(held_out: Sequence[ErrorLine]) -> list[str]:

@@ -53,7 +53,7 @@ def place_names(ax: Any, names: Sequence[str], places: FloatArray, bold: int) ->
     ]  # fmt: skip
     for text in texts:  # readable on lines, too
         Text.set_path_effects(text, [withStroke(linewidth=2.0, foreground="white")])
-    for _ in range(4):  # wider axes move the marks, and with them the names
+    for _ in range(8):  # wider axes move the marks, and with them the names
         root.draw_without_rendering()
         pixels = root.dpi / 72.0
         taken: list[Any] = []

@@ -16,10 +16,32 @@ from tinynet_sklearn.frames import FloatArray, IntArray
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 #: Markers go along with the colours, for prints without them.
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 
 #: Dashes of curves that colour alone would not tell apart.
-LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)), (0, (8, 2)))
+LINE_STYLES = (
+    "-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 4)), (0, (8, 2)), (0, (3, 4)),
+)  # fmt: skip
+
+# More rows than this have their legend beside the plot, in columns of so many rows, of so many inches.
+_MOST_INSIDE, _ROWS_BESIDE, _BESIDE = 8, 24, 2.0
+
+
+class Look(NamedTuple):
+    """How one of several entries of a plot is drawn."""
+
+    color: str
+    marker: str
+    linestyle: Any
+
+
+def entry_look(k: int) -> Look:
+    """Colour, marker and dashes of entry `k` of a plot.
+
+    Ten markers and eight dashes have no factor in common with seven colours, which so come back with others:
+    pairs of colour and marker are distinct for 70 entries, pairs of colour and dashes for 56.
+    """
+    return Look(COLORS[k % len(COLORS)], MARKERS[k % len(MARKERS)], LINE_STYLES[k % len(LINE_STYLES)])
 
 
 class ParityDisplay:
@@ -169,9 +191,9 @@ class ParityDisplay:
         ParityDisplay
             self
         """
-        ax = new_axes(5.0, 5.0) if ax is None else ax
-        self.ax_, self.figure_ = ax, ax.figure
         series = self._series()
+        ax = new_axes(5.0 + _BESIDE * _columns_beside(series), 5.0) if ax is None else ax
+        self.ax_, self.figure_ = ax, ax.figure
         self.errors_ = {s.name: _errors(s.true, s.pred) for s in series}
         self.errors_["all"] = _errors(self.y_true, self.y_pred)
         low, high = _limits(self.y_true, self.y_pred)
@@ -206,10 +228,14 @@ class ParityDisplay:
             handles.append(Line2D([], [], linestyle="none", marker=marker, color=color, markersize=5))
             labels.append(f"{name:<{width}}  {rmse:6.3f} {mae:6.3f}")
         title = f"{'':{width}}    RMSE    MAE"
-        font = {"family": "monospace", "size": 8}
-        self.ax_.legend(
-            handles, labels, title=title, prop=font, title_fontproperties=font, loc="upper left",
-            alignment="right", handletextpad=0.4, borderaxespad=0.6, framealpha=0.9,
+        n_columns = _columns_beside(series)
+        place: dict[str, Any] = {"borderaxespad": 0.6}
+        if n_columns:
+            place = {"borderaxespad": 0.0, "bbox_to_anchor": (1.02, 1.0), "frameon": False}
+            self.ax_.set_anchor("W")  # where the legend has its room
+        table_legend(
+            self.ax_, handles, labels, title, max(n_columns, 1), loc="upper left", handletextpad=0.4,
+            framealpha=0.9, **place,
         )  # fmt: skip
 
     def _series(self) -> list["_Series"]:
@@ -219,7 +245,7 @@ class ParityDisplay:
         for k, number in enumerate(np.unique(numbers)):
             rows = numbers == number
             name = species_name(number) if number else "atoms"
-            color, marker = COLORS[k % len(COLORS)], MARKERS[k % len(MARKERS)]
+            color, marker, _ = entry_look(k)
             series.append(_Series(name, self.y_true[rows], self.y_pred[rows], color, marker))
         return series
 
@@ -230,6 +256,12 @@ class _Series(NamedTuple):
     pred: FloatArray
     color: str
     marker: str
+
+
+def _columns_beside(series: list[_Series]) -> int:
+    """Columns of a legend beside the plot; none where it has room within."""
+    n_rows = len(series) + 1
+    return 0 if n_rows <= _MOST_INSIDE else -(-n_rows // _ROWS_BESIDE)
 
 
 def _rows(y: Any) -> tuple[FloatArray, IntArray]:
@@ -260,6 +292,37 @@ def new_axes(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=150, layout="constrained").subplots()
+
+
+def table_legend(
+    ax: Any, handles: list[Any], rows: list[str], header: str, n_columns: int = 1, **options: Any
+) -> None:
+    """Add a legend with a row of numbers for each entry, set in letters of one width.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+    handles, rows : list of matplotlib Line2D, of str
+    header : str
+        What the numbers are, above them.
+    n_columns : int, default=1
+        Side by side, each with the header.
+    **options
+        Passed on to ``ax.legend``.
+    """
+    from matplotlib.lines import Line2D
+
+    font = {"family": "monospace", "size": 8}
+    options = {"prop": font, "title_fontproperties": font, "alignment": "right"} | options
+    if n_columns == 1:
+        ax.legend(handles, rows, title=header, **options)
+        return
+    nothing = Line2D([], [], linestyle="none")
+    drawn, words = [], []
+    for part in np.array_split(np.arange(len(rows)), n_columns):
+        drawn += [nothing, *(handles[k] for k in part)]
+        words += [header, *(rows[k] for k in part)]
+    ax.legend(drawn, words, ncols=n_columns, **options)
 
 
 def make_logarithmic(ax: Any) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console, RenderableType
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.progress import Progress, ProgressColumn
 from rich.table import Table
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 #: Heights of the bars, an eighth of a line each.
 BARS = " ▁▂▃▄▅▆▇█"
 
+#: Columns that a table may need.
+WIDEST = 500
+
 #: At most this many sets of different atoms.
 MAX_LISTED_SETS = 5
 
@@ -37,7 +41,22 @@ def section(console: Console, title: str, *content: RenderableType) -> None:
     console.print(Text(f"\n{title}", style="bold"))
     for part in content:
         shown = Text(part) if isinstance(part, str) else part  # no markup in file names
-        console.print(Padding(shown, (0, 0, 0, 2), expand=False))
+        indented = Padding(shown, (0, 0, 0, 2), expand=False)
+        if isinstance(part, Table):
+            _print_whole(console, indented)
+        else:
+            console.print(indented)
+
+
+def _print_whole(console: Console, shown: RenderableType) -> None:
+    """Print with lines too long for a narrow terminal rather than with numbers cut short."""
+    width = console.width
+    needed = Measurement.get(console, console.options.update(width=WIDEST), shown).minimum
+    try:
+        console.width = max(width, needed)
+        console.print(shown, crop=False)
+    finally:
+        console.width = width
 
 
 @contextmanager
@@ -171,7 +190,8 @@ def table(*columns: str) -> Table:
     """Table without frame; the first column holds names, the others numbers."""
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for k, column in enumerate(columns):
-        shown.add_column(column, justify="left" if k == 0 or column == "bonded to" else "right")
+        words = k == 0 or column == "bonded to"
+        shown.add_column(column, justify="left" if words else "right", no_wrap=column != "bonded to")
     return shown
 
 
@@ -198,7 +218,8 @@ def _distances(pairs: Sequence[PairDistances]) -> Table:
     merged = 1 if len(pairs[0].histogram) - first <= 40 else 2
     scale = f"{first * HISTOGRAM_BIN:.1f} to {HISTOGRAM_RANGE:.1f}, {merged * HISTOGRAM_BIN:.1f} a column"
     shown = table("pair", "bonds", "from", "to", "next")
-    shown.add_column(scale, no_wrap=True)
+    width = max(len(scale), -(-(len(pairs[0].histogram) - first) // merged))
+    shown.add_column(scale, no_wrap=True, min_width=width)
     for pair in pairs:
         counts, bonded = (
             [sum(bins[k : k + merged]) for k in range(first, len(bins), merged)]

@@ -34,7 +34,7 @@ _MEASURES: dict[str, tuple[str, str, bool]] = {
     "energy_rmse": ("RMSE of energies", "eV/atom", True),
     "energy_mae": ("MAE of energies", "eV/atom", True),
     "stress_rmse": ("RMSE of stresses", "eV/Å³", True),
-    "ldos_rmse": ("RMSE of the LDOS", "states/eV", True),
+    "ldos_rmse": ("RMSE of the LDOS", "states/eV/atom", True),
     "ldos_r2": ("R² of the LDOS", "", False),
     "ldos_wasserstein": ("Wasserstein distance of the LDOS", "eV", True),
     "root_mean_squared_error": ("RMSE", "", True),

@@ -11,13 +11,15 @@ from tinynet_sklearn._validation import described, first_few
 from tinynet_sklearn.frames import FloatArray
 from tinynet_sklearn.grid_tables import rows_of_table
 from tinynet_sklearn.plot_axes import plain_ticks, spans_much
-from tinynet_sklearn.plotting import COLORS, LINE_STYLES, MARKERS, new_axes
+from tinynet_sklearn.plotting import entry_look, new_axes
 from tinynet_sklearn.timing import microseconds_per_atom
 
 __all__ = ["SpeedDisplay"]
 
 # More models, or longer names, are named above the axes.
 _MOST_INSIDE, _LONGEST_INSIDE = 4, 24
+# More models than this are named in two columns if names are short; each row makes the figure so much higher.
+_MOST_ROWS, _ROW = 8, 0.19
 _REPEATS = ((1, 1, 1), (2, 2, 2), (4, 4, 4))
 
 
@@ -199,14 +201,15 @@ class SpeedDisplay:
         SpeedDisplay
             self
         """
-        ax = new_axes(5.2, 3.8) if ax is None else ax
+        n_columns = 2 if len(self.times) > _MOST_ROWS and max(map(len, self.times)) <= _LONGEST_INSIDE else 1
+        n_rows = -(-len(self.times) // n_columns)
+        height = 3.8 + (_ROW * (n_rows - _MOST_INSIDE) if len(self.times) > _MOST_ROWS else 0.0)
+        ax = new_axes(5.2, height) if ax is None else ax
         self.ax_, self.figure_ = ax, ax.figure
         self.lines_ = []
         for k, (name, (sizes, times)) in enumerate(self.times.items()):
             look: dict[str, Any] = {
-                "color": COLORS[k % len(COLORS)],
-                "marker": MARKERS[k % len(MARKERS)],
-                "linestyle": LINE_STYLES[k % len(LINE_STYLES)],
+                **entry_look(k)._asdict(),
                 "linewidth": 1.6,
                 "markersize": 6.0,
             }
@@ -229,6 +232,7 @@ class SpeedDisplay:
                     "bbox_to_anchor": (0.0, 1.0),
                     "frameon": False,
                     "alignment": "left",
+                    "ncols": n_columns,
                 }
             ax.legend(title=self.legend or None, fontsize=8, title_fontsize=8, handlelength=3.2, **place)
         return self

@@ -107,7 +107,7 @@ def dask():
 
 
 def search():
-    """What caches of features save, and what asking them costs."""
+    """What caches of features save and cost, and what a second process does."""
     data = load_moo3()
     embed = CycleMomentFeaturizer(n=6, N=1, bonds=data.bonds)
     features = embed.fit_transform(data.structures)
@@ -120,18 +120,24 @@ def search():
         f"{1e3 * hashing_features:.0f} ms"
     )
     with tempfile.TemporaryDirectory() as scratch:
-        for label, memory, n_jobs in [
-            ("no cache", None, None),
-            ("memory=", scratch, None),
-            ("again", scratch, 2),
+        for label, memory, n_jobs, max_iter in [
+            ("no cache", None, None, 20),
+            ("memory=", scratch, None, 20),
+            ("again", scratch, 2, 20),
+            ("no cache", None, None, 150),
+            ("no cache", None, 2, 150),
+            ("no cache, same workers", None, 2, 150),
         ]:
             found, seconds = timed(
-                lambda memory=memory, n_jobs=n_jobs: search_over(
-                    data, None, 20, memory=memory, n_jobs=n_jobs
+                lambda memory=memory, n_jobs=n_jobs, max_iter=max_iter: search_over(
+                    data, None, max_iter, memory=memory, n_jobs=n_jobs
                 ).fit(data.structures, data.target, groups=data.groups)
             )
             kept = len(list(Path(scratch).rglob("output.pkl")))
-            print(f"{label}, n_jobs={n_jobs}: {seconds:.1f} s, {kept} features kept for 19 fits")
+            print(
+                f"{label}, {max_iter} iterations, n_jobs={n_jobs}: {seconds:.1f} s, {kept} features kept for "
+                "19 fits"
+            )
         print(f"best: {found.best_params_}")
 
 

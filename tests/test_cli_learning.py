@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ase.build import molecule
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 from numpy.testing import assert_array_equal
@@ -36,7 +37,7 @@ from tinynet_sklearn import (
 from tinynet_sklearn.cli import app
 from tinynet_sklearn.cli_config import toml_text
 from tinynet_sklearn.cli_options import in_options
-from tinynet_sklearn.learning_data import hold_out
+from tinynet_sklearn.learning_data import hold_out, read_for
 from tinynet_sklearn.learning_files import write_predictions
 from tinynet_sklearn.learning_settings import FitSettings, SettingsError
 from tinynet_sklearn.per_atom_regressor import PerAtomRegressor
@@ -214,6 +215,7 @@ def test_what_is_read_is_never_replaced(frames, command, message):
         ("fit", "packed", "--output", "packed/a.tar.gz"),
         ("fit", "frames.extxyz", "--test", "run*", "--output", "runs/a.extxyz"),
         ("grid", "runs/*.extxyz", "--grid", "n=2", "--output", "runs/a.extxyz"),
+        ("fit", "deepmd", "--output", "deepmd/type.raw"),
         ("predict", "moo3", "runs", "--output", "runs/a.extxyz"),
         ("predict", "moo3", "deepmd", "--output", "deepmd/set.000/b.xyz"),
         ("evaluate", "moo3", "deepmd", "--plot", "deepmd/set.000/a.png"),
@@ -247,6 +249,40 @@ def test_bonds_of_species_that_are_not_there():
     result = run("fit", "frames.extxyz", *QUICK, "--bonds", "Mo-O=2.8,Mo-S=3")
     assert result.exit_code == 0, result.output
     assert "- --bonds has Mo-S, of which there are no atoms" in words(result.stdout)
+
+
+@pytest.mark.usefixtures("frames")
+@pytest.mark.parametrize("content", ["copies", "damaged"])
+def test_files_of_which_nothing_was_taken_are_never_replaced(content):
+    Path("runs").mkdir()
+    shutil.copy("frames.extxyz", "runs/a.extxyz")
+    output = Path("runs/b.extxyz")
+    if content == "copies":
+        write(output, read("frames.extxyz", ":5"))
+    else:
+        output.write_text("2\n\nH 0 0\nH 0 0\n")
+    before = output.read_bytes()
+    result = run("fit", "runs", *QUICK, "--skip-problems", "--output", output, "--force")
+    assert result.exit_code == 2, result.output
+    assert f"{output} would change what was read; name another file." in words(result.stderr)
+    assert output.read_bytes() == before
+
+
+def test_of_copies_the_one_is_kept_of_which_most_is_known(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    known = [bulk("Cu", cubic=True) for _ in range(6)]
+    for k, atoms in enumerate(known):
+        atoms.rattle(0.1, seed=k)
+        atoms.calc = EMT()
+        atoms.get_forces()
+    write("b.extxyz", known)
+    for atoms in known:
+        atoms.calc = SinglePointCalculator(atoms, forces=atoms.get_forces())
+    write("a.extxyz", known)
+    data, n_data = read_for(FitSettings(("a.extxyz", "b.extxyz"), target="potential"))
+    assert n_data == 6
+    assert np.isfinite(data.y.energy).all()
+    assert [source.file for source in data.sources] == ["b.extxyz"] * 6
 
 
 @pytest.mark.usefixtures("frames")
@@ -685,12 +721,17 @@ def test_predictions_leave_out_what_the_format_does_not_have():
     atoms.info["words"] = {"a": [1, None]}
     atoms.arrays["complex"] = np.ones(16) * 1j
     atoms.arrays["object"] = np.array([None] * 16)
-    atoms.arrays["depth"] = np.ones(16)
+    atoms.arrays["depth"] = np.ones(16, dtype=np.uint8)
+    atoms.arrays["tensor"] = np.ones((16, 3, 3))
+    atoms.arrays["text"] = np.array(["two words"] * 16)
+    atoms.arrays["forces"] = np.zeros((16, 3))
+    atoms.info |= {"energy": 1.0, "note": "two\nlines"}
     predicted = PerAtomArray.from_list([np.ones((16, 3))], [atoms.numbers])
     write_predictions(Path("out.extxyz"), "forces", [atoms], predicted)
     found = read("out.extxyz")
     assert set(found.arrays) == {"numbers", "positions", "depth"}
     assert_array_equal(found.get_forces(), np.ones((16, 3)))
+    assert found.info["note"] == "two lines"
 
 
 @pytest.mark.usefixtures("frames")

@@ -175,6 +175,14 @@ def test_many_groups_are_told_apart_and_named_beside_the_axes():
     assert legend.y0 >= 0
 
 
+def test_many_groups_are_named_within_axes_that_have_no_room_beside():
+    names = [f"group {k}" for k in range(12)]
+    ax = Figure(figsize=(6, 5)).subplots()
+    AccuracyCostDisplay.from_results(names, np.arange(1.0, 13), np.arange(1.0, 13), groups=names, ax=ax)
+    ax.figure.draw_without_rendering()
+    assert ax.get_legend().get_window_extent().x1 < ax.get_window_extent().x1
+
+
 def test_groups_differ_in_colour_and_mark():
     groups = ["direct", "direct", "energy", "energy", "energy"]
     display = display_of(groups=groups)

@@ -6,7 +6,9 @@ import io
 import json
 import pickle
 import re
+import sqlite3
 import tarfile
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +115,26 @@ def test_odd_data_of_databases(tmp_path):
     assert data.structures[0].info["ragged"] == odd["ragged"]
 
 
+def test_unknown_objects_in_databases(tmp_path):
+    with connect(tmp_path / "a.db") as database:
+        for i, atoms in enumerate(frames()):
+            database.write(atoms, data={"strange": {"__ase_objtype__": "nothing"}} if i == 1 else {})
+    assert len(read_dataset(tmp_path / "a.db")) == 3
+
+
+@pytest.mark.parametrize("tables", [[], ["CREATE TABLE notes (text)"]])
+def test_databases_of_others_stay_as_they_are(tmp_path, tables):
+    path = tmp_path / "mine.db"
+    with closing(sqlite3.connect(path)) as database:
+        for command in tables:
+            database.execute(command)
+        database.commit()
+    path.touch()
+    before = path.read_bytes()
+    assert refused(path).startswith(f"cannot read {path}: ValueError: it is no database of ASE. ")
+    assert path.read_bytes() == before
+
+
 def test_endings_in_capitals(tmp_path):
     known = frames()
     write(tmp_path / "A.EXTXYZ", known)
@@ -122,7 +144,9 @@ def test_endings_in_capitals(tmp_path):
     (tmp_path / "c.db").rename(tmp_path / "C.DB")
     with tarfile.open(tmp_path / "D.TGZ", "w:gz") as archive:
         archive.add(tmp_path / "A.EXTXYZ", "one.extxyz")
-    assert len(read_dataset(tmp_path)) == 3 + 3 + 1 + 3
+    with gzip.open(tmp_path / "E.XYZ.GZ", "wt") as file:
+        file.write((tmp_path / "A.EXTXYZ").read_text())
+    assert len(read_dataset(tmp_path)) == 3 + 3 + 1 + 3 + 3
 
 
 def test_results_stay_with_structures_where_nothing_is_to_be_learned(tmp_path):
@@ -403,14 +427,19 @@ def test_a_table_with_a_part_of_a_quantity(tmp_path, column, columns):
     )
 
 
+def test_a_table_with_an_empty_column_of_structures(tmp_path):
+    path = tmp_path / "atoms.csv"
+    table(frames()).assign(structure=np.nan).to_csv(path, index=False)
+    assert len(read_dataset(path)) == 3
+
+
 def test_a_table_with_atoms_of_no_structure(tmp_path):
     path = tmp_path / "atoms.csv"
     rows_ = table(frames()).astype({"frame": float})
     rows_.loc[1, "frame"] = np.nan
     rows_.to_csv(path)
     assert refused(path) == (
-        f"cannot read {path}: row 2 of the atoms has no structure or frame. Say which structure every row "
-        "belongs to."
+        f"cannot read {path}: row 2 of the atoms has no frame. Say which structure every row belongs to."
     )
 
 
@@ -578,6 +607,20 @@ def test_a_number_of_atoms_beyond_the_end(tmp_path):
     assert [source.frame for source in data.sources] == [0, 2, 3]
     assert data.problems == (
         f"{path}, frame 1: ValueError: the file ends after 10 of 99 atoms. Correct the file.",
+    )
+
+
+@pytest.mark.parametrize("comment", [0, 1, 3])
+def test_comments_that_are_numbers(tmp_path, comment):
+    """They are no beginnings of frames, also where the last frame is cut off."""
+    path = tmp_path / "a.xyz"
+    frame = f"3\n{comment}\nO 0 0 0\nH 0 0 1\nH 0 1 0\n"
+    path.write_text(2 * frame + frame[: -len("H 0 1 0\n")])
+    with pytest.warns(UserWarning, match="left out"):
+        data = read_dataset(path, None, on_problem="skip")
+    assert [len(atoms) for atoms in data.structures] == [3, 3]
+    assert data.problems == (
+        f"{path}, frame 2: ValueError: the file ends after 2 of 3 atoms. Correct the file.",
     )
 
 

@@ -99,6 +99,10 @@ def test_bonds_that_are_not_given(structures, used):
 def test_json_holds_everything():
     found = inspect_structures(good_frames(), BONDS)
     assert found.as_dict()["bonds"] == BONDS
+    for bonds in ({("Na", "Cl"): 3}, {"Na-Cl": np.float32(3.0)}):
+        assert json.loads(json.dumps(inspect_structures(good_frames(), bonds).as_dict()))["bonds"] == {
+            "Na-Cl": 3.0
+        }
     rule = PairBonds({"Na-Cl": 3.0})
     assert inspect_structures(good_frames(), rule).as_dict()["bonds"] == repr(rule)
     assert json.loads(json.dumps(found.as_dict()))["topologies"][0]["formula"] == "Na4Cl4"

@@ -125,6 +125,16 @@ def test_many_species_are_told_apart_and_named_beside_the_axes(n_species):
     assert {word[0] for word in words if word[0] != "RMSE"} == set(display.errors_)
 
 
+def test_many_species_are_named_within_axes_that_have_no_room_beside():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(36, 3))
+    true = PerAtomArray(values, [0, 36], np.repeat(np.arange(1, 13), 3))
+    ax = Figure(figsize=(5, 5)).subplots()
+    display = ParityDisplay.from_predictions(true, true.with_values(values), ax=ax)
+    display.figure_.draw_without_rendering()
+    assert ax.get_legend().get_window_extent().x1 < ax.get_window_extent().x1
+
+
 def test_few_species_are_named_within_the_axes(true, predicted):
     display = ParityDisplay.from_predictions(true, predicted)
     display.figure_.draw_without_rendering()

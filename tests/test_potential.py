@@ -183,6 +183,7 @@ def test_a_pair_potential_is_learned(case):
     }
     assert max(unexplained.values()) < 0.02, unexplained
     if "energy" in known:
+        # 0.01 to 0.02 for most seeds; how training rounds depends on versions
         assert energy_mae(truth, found) < 0.03 * np.std(truth.energy / 8)
 
 

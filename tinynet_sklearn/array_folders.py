@@ -238,6 +238,8 @@ def _features(featurizer: Any, batch: list[Any], first: int) -> PerAtomArray:
         features = featurizer.transform(batch)
     except (TypeError, ValueError) as error:
         text = _NUMBERED.sub(lambda found: f"{found[1]}{int(found[2]) + first}", str(error))
+        if text == str(error):
+            raise
         raise (TypeError if isinstance(error, TypeError) else ValueError)(text) from error
     if not isinstance(features, PerAtomArray):
         raise TypeError(

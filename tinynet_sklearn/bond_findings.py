@@ -40,6 +40,8 @@ def check_bonding(
     findings : list of Finding
         To add to.
     """
+    if isinstance(bonds, Mapping) and dict(bonds) == dict(suggested):
+        suggested = {}  # no remedy, since they are those that were used
     _check_bare(sets, suggested, bonds, findings)
     if len(sets) == 1 and sets[0].topology.shared:
         _check_crystal(sets[0], suggested, pairs, findings)

@@ -126,8 +126,8 @@ def fit(
             "--loss-plot": loss_plot,
             "--write-config": write_config,
         }
-        own_files(outputs, inputs)
         new_folder(checkpoint, "--checkpoint")
+        own_files({**outputs, "--checkpoint": checkpoint}, inputs)
         new_file(output, "--output", force)
         for figure, option in ((plot, "--plot"), (loss_plot, "--loss-plot")):
             if figure is not None:
@@ -142,7 +142,7 @@ def fit(
         from tinynet_sklearn.persistence import save_model
 
         found, n_data = read_for(settings)
-        not_read(outputs, found.sources)
+        not_read(outputs, found.sources, [*settings.data, *settings.test])
         chosen = hold_out(settings, found.groups, n_data)
         interactive = sys.stderr.isatty()
         with redirect_stdout(sys.stderr):
@@ -309,8 +309,8 @@ def grid(
 
         options = parse_grid(grid)
         outputs = {"--output": output, "--plot": plot}
-        own_files(outputs, [*settings.data, *settings.test, config])
         new_folder(checkpoint, "--checkpoint")
+        own_files({**outputs, "--checkpoint": checkpoint}, [*settings.data, *settings.test, config])
         new_folder(memory, "--memory")
         new_file(output, "--output", force)
         if plot is not None:
@@ -321,7 +321,7 @@ def grid(
         from tinynet_sklearn.reports import section
 
         found, n_data = read_for(settings)
-        not_read(outputs, found.sources)
+        not_read(outputs, found.sources, [*settings.data, *settings.test])
         chosen = hold_out(settings, found.groups, n_data)
         parts = folds_of(settings, found.groups[chosen.train], folds, chosen.method)
         n_done = 0

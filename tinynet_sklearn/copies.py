@@ -21,7 +21,9 @@ def structure_row(positions: NDArray[np.float64], cell: NDArray[np.float64]) -> 
 def first_of_same(
     kinds: Sequence[Hashable], rows: Sequence[NDArray[np.float64]], tolerance: float = TOLERANCE
 ) -> NDArray[np.intp]:
-    """For each structure the number of the first that is the same, its own where there is none before it.
+    """For each structure the number of the first of its copies, its own where it has none before it.
+
+    Copies of a copy within the tolerance may count as copies, although they differ by up to twice as much.
 
     No rounding, by which two numbers on both sides of a boundary would differ: all components of two rows
     must lie within the tolerance. They are looked for among those whose sums, weighted with random numbers,
@@ -60,7 +62,7 @@ def first_of_same(
 def _first_of_same(rows: NDArray[np.float64], tolerance: float) -> NDArray[np.intp]:
     weights = np.random.default_rng(0).uniform(-1.0, 1.0, size=(rows.shape[1], 2))
     sums = rows @ weights
-    rounding = 1e-12 * np.abs(sums).max(axis=0, initial=0.0)
+    rounding = 1e-12 * np.nanmax(np.abs(sums), axis=0, initial=0.0)
     width, other_width = (tolerance * np.abs(weights).sum(axis=0) + rounding).tolist()
     main, others = sums.T.tolist()
     found = np.arange(len(rows))

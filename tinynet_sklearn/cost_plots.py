@@ -312,6 +312,8 @@ class AccuracyCostDisplay:
         n_beside = 0 if len(families) <= _MOST_INSIDE else -(-len(families) // _ROWS_BESIDE)
         if ax is None:
             ax = new_axes(6.2 + n_beside * (0.6 + 0.07 * max(map(len, families), default=0)), 4.2)
+        elif ax.figure.get_layout_engine() is None:  # no room beside
+            n_beside = 0
         self.ax_, self.figure_ = ax, ax.figure
         self.pick_params_: dict[str, Any] = {}
         self.front_ = _pareto_front(self.errors, self.costs)

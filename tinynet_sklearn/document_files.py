@@ -31,10 +31,10 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io.formats import open_with_compression
 
 from tinynet_sklearn.calculations import refusal, require_file, unparsed
 from tinynet_sklearn.structures import atomic_number
+from tinynet_sklearn.xyz_files import open_text
 
 __all__ = ["DOCUMENTS", "TABLES", "NoStructures", "iterate_document", "iterate_table", "loaded_document"]
 
@@ -60,7 +60,7 @@ def loaded_document(path: Path) -> Any:
     """
     require_file(path)
     try:
-        with open_with_compression(str(path), "rt") as file:
+        with open_text(path) as file:
             return json.load(file)
     except (EOFError, OSError, RecursionError, ValueError) as error:
         raise unparsed(path, error) from error
@@ -174,7 +174,7 @@ def iterate_table(path: Path) -> Iterator[tuple[int, Atoms | str]]:
     """
     table = _table(require_file(path))
     table.columns = [str(name).strip().lower() for name in table.columns]
-    keys = [name for name in ("structure", "frame") if name in table]
+    keys = [name for name in ("structure", "frame") if name in table and table[name].notna().any()]
     missing = [name for name in ("species", *POSITIONS) if name not in table]
     if not keys or missing:
         names = [] if keys else ["structure or frame"]
@@ -193,13 +193,14 @@ def iterate_table(path: Path) -> Iterator[tuple[int, Atoms | str]]:
                 f"{what} are the columns {', '.join(columns)}; it lacks {', '.join(missing)}. Add or rename "
                 "them, or leave out all.",
             )
-    nameless = table[keys].isna().any(axis=1).to_numpy()
-    if nameless.any():
-        raise refusal(
-            path,
-            f"row {int(nameless.argmax()) + 1} of the atoms has no {' or '.join(keys)}. Say which structure "
-            "every row belongs to.",
-        )
+    for name in keys:
+        nameless = table[name].isna().to_numpy()
+        if nameless.any():
+            raise refusal(
+                path,
+                f"row {int(nameless.argmax()) + 1} of the atoms has no {name}. Say which structure every row "
+                "belongs to.",
+            )
     for i, (_, rows) in enumerate(table.groupby(keys, sort=False)):
         frame = rows["frame"].iloc[0] if "frame" in table else None
         number = int(frame) if isinstance(frame, int | np.integer) else i

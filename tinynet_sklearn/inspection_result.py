@@ -1,5 +1,6 @@
 """What an inspection of structures returns: findings, sets of atoms with their bonds, forces."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -114,5 +115,9 @@ class Inspection:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain types, ready for JSON."""
-        plain = self.bonds is None or isinstance(self.bonds, int | float | str | dict)
-        return asdict(replace(self, bonds=self.bonds if plain else repr(self.bonds)))
+        bonds = self.bonds
+        if isinstance(bonds, Mapping):
+            bonds = {pair if isinstance(pair, str) else "-".join(pair): float(c) for pair, c in bonds.items()}
+        elif not isinstance(bonds, int | float | str):
+            bonds = repr(bonds)
+        return asdict(replace(self, bonds=bonds))

@@ -1,7 +1,9 @@
 """Reading files of structures, with errors that name the file and say what to do."""
 
 import re
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinynet_sklearn.xyz_files import is_xyz, iterate_xyz
+from tinynet_sklearn.xyz_files import is_xyz, iterate_xyz, open_text
 
 #: Files of `ase.db`.
 DATABASES = (".db", ".json")
@@ -98,16 +100,30 @@ def _iterate_database(path: Path) -> Iterator[Any]:
     """
     from ase.db import connect
 
+    if path.suffix.lower() == ".db":
+        _require_ase(path)
     with connect(path, type=path.suffix.lower().lstrip("."), serial=True) as database:
         for row in database.select():
             atoms = row.toatoms()
-            for name, value in {**row.data, **row.key_value_pairs}.items():
+            try:
+                data = row.data
+            except Exception:  # objects of programs or versions that are not here; the structure is whole
+                data = {}
+            for name, value in {**data, **row.key_value_pairs}.items():
                 array = _numbers(value)
                 if array is not None and array.shape[:1] == (len(atoms),) and name not in atoms.arrays:
                     atoms.set_array(name, array)
                 else:
                     atoms.info.setdefault(name, value)
             yield atoms
+
+
+def _require_ase(path: Path) -> None:
+    """Refuse files of SQLite that are of something else: ASE would write its tables into them."""
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+    if "systems" not in tables:
+        raise ValueError("it is no database of ASE")
 
 
 def _numbers(value: Any) -> NDArray[Any] | None:
@@ -136,11 +152,10 @@ def _take_aenet(path: Path, atoms: Any) -> None:
     ASE skips the comment, and takes forces in the unit of other .xsf files, Hartree/Angstrom.
     """
     from ase.calculators.singlepoint import SinglePointCalculator
-    from ase.io.formats import open_with_compression
 
     if ".xsf" not in path.suffixes[-2:]:
         return
-    with open_with_compression(str(path), "rt") as file:
+    with open_text(path) as file:
         lines = file.read().splitlines()
     head = re.match(r"#\s*total energy\s*=\s*(\S+)\s*eV", next(filter(str.strip, lines), "").strip())
     if head is None:

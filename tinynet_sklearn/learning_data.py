@@ -103,9 +103,14 @@ def read_quietly(paths: Sequence[str], target: str | None, **options: Any) -> Da
 
 
 def _without_copies(data: Dataset) -> Dataset:
-    """Data with the first of those structures that are the same."""
-    originals = _originals(data.structures)
-    copies = originals < np.arange(len(data))
+    """Data with one of those structures that are the same: the one of which most is known, or the first."""
+    # in the order of what is known of them, so that no energy is lost to a copy without one
+    order = np.arange(len(data))
+    if isinstance(data.y, PotentialTargets):
+        order = np.argsort(-_n_known(data.y), kind="stable")
+    originals = np.empty(len(data), dtype=np.intp)
+    originals[order] = order[_originals([data.structures[i] for i in order])]
+    copies = originals != np.arange(len(data))
     if not copies.any():
         return data
     one = int(copies.argmax())
@@ -114,6 +119,18 @@ def _without_copies(data: Dataset) -> Dataset:
         f"{data.sources[originals[one]]} for one)"
     )
     return replace(data[~copies], problems=(*data.problems, problem))
+
+
+def _n_known(y: PotentialTargets) -> Ints:
+    """How many of energy, forces and stress are known, for each structure."""
+    known = np.zeros(len(y), dtype=np.intp)
+    if y.energy is not None:
+        known += np.isfinite(y.energy)
+    if y.stress is not None:
+        known += np.isfinite(y.stress).all(axis=1)
+    if y.forces is not None:
+        known += [bool(np.isfinite(part).all()) for part in y.forces]
+    return known
 
 
 def _without(data: Dataset, held_out: Dataset) -> Dataset:

@@ -14,6 +14,9 @@ from tinynet_sklearn.containers import PerAtomArray
 
 __all__ = ["save_figure", "write_figure", "write_predictions"]
 
+# Names of results, which a file must not have twice.
+_RESULTS = ("energy", "free_energy", "forces", "stress")
+
 
 def write_predictions(path: Path, target: str, structures: list[Any], predicted: Any) -> None:
     """Write forces and energies with their structures (extxyz), or curves (npz), whole or not at all.
@@ -45,10 +48,8 @@ def write_predictions(path: Path, target: str, structures: list[Any], predicted:
     forces = predicted.forces if target == "potential" else predicted
     frames = []
     for k, atoms in enumerate(structures):
-        frame = atoms.copy()
+        frame = _writable(atoms)
         frame.set_constraint()  # written forces are those of the model, for fixed atoms, too
-        for name in [name for name, array in frame.arrays.items() if array.dtype.kind not in "biufSU"]:
-            del frame.arrays[name]  # complex numbers and objects, which the format does not have
         results: dict[str, Any] = {"forces": np.asarray(forces[k], dtype=np.float64)}
         if target == "potential":
             results["energy"] = float(predicted.energy[k])
@@ -59,6 +60,25 @@ def write_predictions(path: Path, target: str, structures: list[Any], predicted:
     text = io.StringIO()
     write(text, frames, format="extxyz")
     write_atomically(path, text.getvalue().encode())
+
+
+def _writable(atoms: Any) -> Any:
+    """Copy of a structure with what extended XYZ can keep, without results of another calculation."""
+    frame = atoms.copy()
+    for name, array in atoms.arrays.items():
+        if array.dtype.kind == "u":
+            frame.arrays[name] = array = array.astype(np.int64)
+        known = array.dtype.kind in "bif" or (
+            array.dtype.kind == "U" and all(len(text.split()) == 1 for text in array.flat)
+        )
+        if name in _RESULTS or not known or array.ndim > 2 or 0 in array.shape[1:]:
+            del frame.arrays[name]
+    for name, value in atoms.info.items():
+        if name in _RESULTS:
+            del frame.info[name]
+        elif isinstance(value, str):
+            frame.info[name] = " ".join(value.splitlines())  # a frame has one line for them
+    return frame
 
 
 def save_figure(target: str, true: Any, predicted: Any, path: Path, title: str) -> None:

@@ -90,7 +90,7 @@ def taken(model: Any, target: str, data: Dataset, skip: bool) -> tuple[Dataset, 
                 kept.append(i)
             except ValueError as error:
                 last = str(error).removesuffix(f"\n{_FOR_OTHERS}").splitlines()[-1]
-                reason = last.strip().removeprefix(f"{source}: ")
+                reason = last.strip().removeprefix(str(source)).lstrip(":, ")
                 refused.setdefault((source.file, reason), []).append(source.frame)
         if not kept:
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
 
@@ -132,10 +133,13 @@ def wrapped(text: str, width: float, size: float, weight: str = "normal", most: 
     if "$" in text:  # formulas cannot be broken anywhere
         return text
     lines = _lines(text, fits)
-    kept = len(text) // 2
-    while len(lines) > most and kept > 1:  # names that begin alike often differ at their end
-        kept -= 1
-        lines = _lines(f"{text[:kept]}…{text[-kept:]}", fits)
+    if len(lines) > most:  # names that begin alike often differ at their end
+
+        def shortened(kept: int) -> list[str]:
+            return _lines(f"{text[:kept]}…{text[-kept:]}", fits)
+
+        kept = bisect_left(range(2, len(text) // 2), True, key=lambda k: len(shortened(k)) > most) + 1
+        lines = shortened(kept)
     return "\n".join(lines)
 
 
@@ -150,10 +154,12 @@ def _lines(text: str, fits: Callable[[str], bool]) -> list[str]:
             lines[-1] = longer
             continue
         lines += [""] if lines[-1] else []
-        for letter in word:
-            if lines[-1] and not fits(lines[-1] + letter):
-                lines.append("")
-            lines[-1] += letter
+        while not fits(word) and len(word) > 1:
+            # the most letters that fit, one at least
+            n = bisect_left(range(2, len(word)), True, key=lambda n: not fits(word[:n])) + 1
+            lines[-1], word = word[:n], word[n:]
+            lines.append("")
+        lines[-1] = word
     return lines
 
 

@@ -228,7 +228,8 @@ class ParityDisplay:
             handles.append(Line2D([], [], linestyle="none", marker=marker, color=color, markersize=5))
             labels.append(f"{name:<{width}}  {rmse:6.3f} {mae:6.3f}")
         title = f"{'':{width}}    RMSE    MAE"
-        n_columns = _columns_beside(series)
+        # axes of a figure that does not lay itself out have no room beside
+        n_columns = _columns_beside(series) if self.figure_.get_layout_engine() else 0
         place: dict[str, Any] = {"borderaxespad": 0.6}
         if n_columns:
             place = {"borderaxespad": 0.0, "bbox_to_anchor": (1.02, 1.0), "frameon": False}

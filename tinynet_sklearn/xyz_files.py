@@ -7,16 +7,20 @@ line those behind it. Here a frame must end where the next begins; behind a dama
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
 from typing import IO, Any
 
 from ase.io.extxyz import read_xyz
-from ase.io.formats import open_with_compression
 
-__all__ = ["is_xyz", "iterate_xyz"]
+__all__ = ["is_xyz", "iterate_xyz", "open_text"]
+
+_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 ENDINGS = tuple(f".{kind}xyz{end}" for kind in ("", "ext") for end in ("", ".gz", ".bz2", ".xz"))
 
@@ -24,6 +28,12 @@ ENDINGS = tuple(f".{kind}xyz{end}" for kind in ("", "ext") for end in ("", ".gz"
 def is_xyz(path: Path) -> bool:
     """Whether a file is one by its name."""
     return path.name.lower().endswith(ENDINGS)
+
+
+def open_text(path: Path) -> IO[str]:
+    """Open a file to read text, compressed or not by its ending, in capitals or not."""
+    opened: IO[str] = _OPENERS.get(path.suffix.lower(), open)(path, "rt")
+    return opened
 
 
 def iterate_xyz(path: Path) -> Iterator[Any]:
@@ -43,12 +53,15 @@ def iterate_xyz(path: Path) -> Iterator[Any]:
     EOFError, OSError, UnicodeDecodeError
         If the rest of the file cannot be read, as of a compressed file that was cut off.
     """
-    with open_with_compression(str(path), "rt") as file:
+    with open_text(path) as file:
         lines = _Lines(file)
         while lines.next_beginning() is not None:
             found, frame = _frame(lines)
             if isinstance(found, Exception) and not _begins(lines.next_beginning() or ""):
-                lines.put_back(frame[1:])  # where this frame ends is not known: the next may begin in it
+                # Where this frame ends is not known: the next may begin in it, but not with a comment that
+                # is a number, as that of a step.
+                is_stray = len(frame) > 2 and not _is_atom(frame[2])
+                lines.put_back(frame[1 if is_stray else 2 :])
                 lines.skip_to_a_frame()
             yield found
 
@@ -87,6 +100,14 @@ def _begins(line: str) -> bool:
     return line.strip().isdecimal()
 
 
+def _is_atom(line: str) -> bool:
+    """Whether a line has a symbol and three numbers."""
+    try:
+        return len([float(word) for word in line.split()[1:4]]) == 3
+    except ValueError:
+        return False
+
+
 def _frame(lines: _Lines) -> tuple[Any, list[str]]:
     """A structure, or why there is none, and the lines that it was looked for in."""
     frame = [lines.take()]
@@ -95,7 +116,7 @@ def _frame(lines: _Lines) -> tuple[Any, list[str]]:
     n_atoms = int(frame[0])
     while len(frame) < n_atoms + 2 and (line := lines.take()):
         frame.append(line)
-    if len(frame) < n_atoms + 2:
+    if n_atoms and len(frame) < n_atoms + 2:
         return ValueError(f"the file ends after {max(len(frame) - 2, 0)} of {n_atoms} atoms"), frame
     while (line := lines.next_beginning() or "").lstrip().startswith("VEC"):
         frame.append(lines.take())

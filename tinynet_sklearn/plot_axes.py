@@ -69,7 +69,9 @@ def number_powers(axis: Any, low: float, high: float, between: tuple[float, ...]
     axis.set_major_locator(LogLocator(subs=between, **({"numticks": 9} if len(between) > 1 else {})))
     # 0.001 and 10,000 are easier to read than powers, 1e-6 and a million are not.
     short = low >= 5e-4 and high < 1e5
-    axis.set_major_formatter("{x:g}" if short else LogFormatterMathtext())
+    # all that the locator names; older versions of matplotlib leave out what is no power otherwise
+    powers = LogFormatterMathtext(minor_thresholds=(np.inf, np.inf))
+    axis.set_major_formatter("{x:g}" if short else powers)
 
 
 def spans_much(low: float, high: float) -> bool:

@@ -7,7 +7,6 @@ import re
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -207,10 +206,12 @@ def not_read(outputs: Mapping[str, Path | None], sources: Iterable["Source"], in
     inputs : sequence of str
         As they were given: they have files, too, of which no structure was taken.
     """
+    from tinynet_sklearn.dataset_files import read_among
+
     read = {Path(source.file).resolve() for source in sources}
     paths = {option: path for option, path in outputs.items() if path is not None}
     there = {path.resolve() for path in paths.values() if path.exists()}
-    found = _among(there, inputs) if there else set()
+    found = read_among(inputs, there) if there else set()
     for option, path in paths.items():
         place = path.resolve()
         if place in found or any(
@@ -219,32 +220,6 @@ def not_read(outputs: Mapping[str, Path | None], sources: Iterable["Source"], in
             raise typer.BadParameter(
                 f"{path} would change what was read; name another file.", param_hint=option
             )
-
-
-def _among(wanted: set[Path], inputs: Sequence[str]) -> set[Path]:
-    """Those files to which paths, folders and patterns lead, or that belong to a run there."""
-    from tinynet_sklearn.dataset_frames import frames_of
-    from tinynet_sklearn.dataset_locations import existing_paths, find_items
-    from tinynet_sklearn.document_files import NoStructures
-
-    found = set()
-    for item in find_items(existing_paths(inputs)):
-        files = {item.path.resolve()}
-        if item.run is not None:
-            place = item.run.path
-            beside = [place.parent.glob(f"{escape(place.name)}.*")]
-            if place.is_dir():
-                beside = [place.rglob("*.raw"), place.rglob("*.npy")]
-            files |= {path.resolve() for paths in beside for path in paths}
-        if item.kind in ("table", "document") and not item.named and files & wanted:
-            try:
-                next(frames_of(item, {}), None)
-            except NoStructures:  # a table of something else, as of an earlier grid
-                continue
-            except (ImportError, OSError, ValueError):
-                pass
-        found |= files & wanted
-    return found
 
 
 def plain(value: Any) -> Any:

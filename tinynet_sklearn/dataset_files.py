@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
@@ -31,7 +32,7 @@ from tinynet_sklearn.ldos_io import read_ldos
 from tinynet_sklearn.potential_targets import PotentialTargets
 from tinynet_sklearn.structures import raise_problems
 
-__all__ = ["Dataset", "Source", "read_dataset"]
+__all__ = ["Dataset", "Source", "read_among", "read_dataset"]
 
 TARGETS = ("forces", "potential", "ldos", None)
 
@@ -152,6 +153,41 @@ def read_dataset(
     for item in items:
         found.read(item)
     return found.result([one for one, _ in places], on_problem)
+
+
+def read_among(path: Any, files: set[Path]) -> set[Path]:
+    """Those of some files that `read_dataset` reads, even if it takes no structure of them.
+
+    Parameters
+    ----------
+    path : str, path-like or sequence of them
+        As of `read_dataset`.
+    files : set of Path
+        Absolute, without links.
+
+    Raises
+    ------
+    FileNotFoundError, TypeError
+        As `read_dataset`.
+    """
+    found = set()
+    for item in find_items(existing_paths(path)):
+        own = {item.path.resolve()}
+        if item.run is not None:  # and what belongs to a run
+            place = item.run.path
+            beside = [place.parent.glob(f"{escape(place.name)}.*")]
+            if place.is_dir():
+                beside = [place.rglob("*.raw"), place.rglob("*.npy")]
+            own |= {file.resolve() for several in beside for file in several}
+        if item.kind in ("table", "document") and not item.named and own & files:
+            try:
+                next(frames_of(item, {}), None)
+            except NoStructures:  # a table of something else, as of an earlier search
+                continue
+            except (ImportError, OSError, ValueError):
+                pass
+        found |= own & files
+    return found
 
 
 def _check_choices(target: str | None, on_problem: str, keys: Mapping[str, str] | None) -> None:
